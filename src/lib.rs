@@ -1,1 +1,3 @@
-//! x
+//! Bucket Brigade.
+
+pub mod job;

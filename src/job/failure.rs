@@ -1,0 +1,197 @@
+//! The bounded kinds of failure and the one table that says what follows from each.
+//!
+//! `storage/error.rs` alone decides which class an SDK error has; this file alone decides what a
+//! class means (RESILIENCE.md, the failure table). Both are pure.
+
+use std::{fmt, time::Duration};
+
+/// The kind of a failure: policy key and metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FailureClass {
+    /// The service asks for fewer calls: 503 `SlowDown`, 429.
+    Throttled,
+    /// The service or the way to it is down: other 5xx, DNS, connect, TLS, reset.
+    Unavailable,
+    /// No answer in time, or a body that stalled.
+    TimedOut,
+    /// A race between writers that S3 asks to try again.
+    Conflict,
+    /// Our credentials are expired, unknown, missing, or the clock is off.
+    Credentials,
+    /// The service answered that this will never work: no such key, access denied.
+    Permanent,
+    /// The job itself is at fault: source missing, checksum mismatch.
+    JobLocal,
+    /// Stopped by us: drain, deadline, panic.
+    Cancelled,
+}
+
+use FailureClass::{
+    Cancelled, Conflict, Credentials, JobLocal, Permanent, Throttled, TimedOut, Unavailable,
+};
+
+/// What follows from a failure class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Whether the same call is made again after a wait.
+    pub retry: Retry,
+    /// What the circuit breaker hears.
+    pub verdict: Verdict,
+    /// What becomes of the job when no attempt is left.
+    pub exhausted: Then,
+}
+
+/// Whether to call again in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "yes and no")]
+pub enum Retry {
+    Yes,
+    No,
+}
+
+/// What one guarded operation tells the breaker, once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The service answered.
+    Success,
+    /// The service is ill.
+    Failure,
+    /// Nothing was learnt.
+    Neutral,
+}
+
+/// What becomes of a job whose attempts are used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// Step down the parking ladder until the job is too old.
+    Park,
+    /// Park without an age limit: an expired key must not empty the queue into the dead letters.
+    ParkForever,
+    /// Dead letter at once.
+    Bury,
+    /// Give it back as it was.
+    Requeue,
+}
+
+impl FailureClass {
+    /// Every class, in the table's order.
+    pub const ALL: [Self; 8] =
+        [Throttled, Unavailable, TimedOut, Conflict, Credentials, Permanent, JobLocal, Cancelled];
+
+    /// The table. Adding a class does not compile until its row exists.
+    pub const fn policy(self) -> Policy {
+        match self {
+            Throttled | Unavailable | TimedOut => {
+                Policy::new(Retry::Yes, Verdict::Failure, Then::Park)
+            }
+            Conflict => Policy::new(Retry::Yes, Verdict::Success, Then::Park),
+            Credentials => Policy::new(Retry::No, Verdict::Failure, Then::ParkForever),
+            Permanent => Policy::new(Retry::No, Verdict::Success, Then::Bury),
+            JobLocal => Policy::new(Retry::No, Verdict::Neutral, Then::Bury),
+            // Drain requeues; deadline and panic park (`outcome.rs`).
+            Cancelled => Policy::new(Retry::No, Verdict::Neutral, Then::Requeue),
+        }
+    }
+
+    /// As in labels, headers and the ledger.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Throttled => "throttled",
+            Unavailable => "unavailable",
+            TimedOut => "timed_out",
+            Conflict => "conflict",
+            Credentials => "credentials",
+            Permanent => "permanent",
+            JobLocal => "job_local",
+            Cancelled => "cancelled",
+        }
+    }
+
+    /// The class of that name, if there is one.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.as_str() == name)
+    }
+}
+
+impl Policy {
+    const fn new(retry: Retry, verdict: Verdict, exhausted: Then) -> Self {
+        Self { retry, verdict, exhausted }
+    }
+}
+
+impl fmt::Display for FailureClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One failure, classified once, at the adapter that saw it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct Failure {
+    /// What follows.
+    pub class: FailureClass,
+    /// As S3 gave it, or ours in snake case.
+    pub code: String,
+    /// A sentence for people.
+    pub message: String,
+    /// S3's id of the request, for its operators.
+    pub request_id: Option<String>,
+    /// How long the server asked us to wait; lengthens our own wait.
+    pub retry_after: Option<Duration>,
+    /// Whether the SDK set out to call S3. What ends without a call gives the breaker no verdict.
+    pub called: bool,
+}
+
+impl Failure {
+    /// A failure of ours, found without asking S3.
+    pub fn ours(class: FailureClass, code: &str, message: impl Into<String>) -> Self {
+        Self {
+            class,
+            code: code.to_owned(),
+            message: message.into(),
+            request_id: None,
+            retry_after: None,
+            called: false,
+        }
+    }
+
+    /// What the breaker hears of it.
+    pub const fn verdict(&self) -> Verdict {
+        if self.called { self.class.policy().verdict } else { Verdict::Neutral }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of RESILIENCE.md, row by row.
+    #[test]
+    fn the_failure_table_is_the_documents() {
+        let rows = [
+            ("throttled", Retry::Yes, Verdict::Failure, Then::Park),
+            ("unavailable", Retry::Yes, Verdict::Failure, Then::Park),
+            ("timed_out", Retry::Yes, Verdict::Failure, Then::Park),
+            ("conflict", Retry::Yes, Verdict::Success, Then::Park),
+            ("credentials", Retry::No, Verdict::Failure, Then::ParkForever),
+            ("permanent", Retry::No, Verdict::Success, Then::Bury),
+            ("job_local", Retry::No, Verdict::Neutral, Then::Bury),
+            ("cancelled", Retry::No, Verdict::Neutral, Then::Requeue),
+        ];
+        assert_eq!(rows.len(), FailureClass::ALL.len());
+        for (class, (name, retry, verdict, exhausted)) in FailureClass::ALL.into_iter().zip(rows) {
+            assert_eq!(class.as_str(), name);
+            assert_eq!(FailureClass::parse(name), Some(class));
+            assert_eq!(class.policy(), Policy { retry, verdict, exhausted }, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_ended_without_a_call_gives_no_verdict() {
+        let mut failure = Failure::ours(Unavailable, "x", "y");
+        assert_eq!(failure.verdict(), Verdict::Neutral);
+        failure.called = true;
+        assert_eq!(failure.verdict(), Verdict::Failure);
+    }
+}

@@ -1,0 +1,199 @@
+//! Reads typed fields out of a JSON object, with sentences for whoever wrote the message.
+//!
+//! Unknown fields are ignored at every depth, `null` means absent, a known field of the wrong type is
+//! an error that names field, rule and value. Knows JSON shapes, not operations.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+/// Longest value shown in an error, in characters.
+const SHOWN: usize = 60;
+
+/// A JSON object whose known fields are taken out one by one.
+pub(super) struct Fields<'a> {
+    map: &'a mut Map<String, Value>,
+    /// Where the object stands, for errors: `body.` or nothing.
+    path: &'a str,
+}
+
+type Read<T> = Result<T, String>;
+
+impl<'a> Fields<'a> {
+    pub(super) fn new(map: &'a mut Map<String, Value>, path: &'a str) -> Self {
+        Self { map, path }
+    }
+
+    /// Takes the field's value; `null` is absent.
+    pub(super) fn take(&mut self, name: &str) -> Option<Value> {
+        self.map.remove(name).filter(|value| !value.is_null())
+    }
+
+    /// Puts a value back that a later check needs.
+    pub(super) fn put_back(&mut self, name: &str, value: Value) {
+        self.map.insert(name.to_owned(), value);
+    }
+
+    /// An optional text.
+    pub(super) fn text(&mut self, name: &str) -> Read<Option<String>> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(self.wrong(name, "must be a string", &other)),
+        }
+    }
+
+    /// An optional text that may become a header: no control characters.
+    pub(super) fn header_text(&mut self, name: &str) -> Read<Option<String>> {
+        let text = self.text(name)?;
+        if let Some(text) = &text {
+            self.check_header(name, text)?;
+        }
+        Ok(text)
+    }
+
+    /// An optional text that, if given, is not empty.
+    pub(super) fn nonempty(&mut self, name: &str) -> Read<Option<String>> {
+        let text = self.text(name)?;
+        match text {
+            Some(text) if text.is_empty() => {
+                Err(format!("field {}{name} must not be empty", self.path))
+            }
+            text => Ok(text),
+        }
+    }
+
+    /// An optional whole number from `low` to `high`.
+    pub(super) fn number(&mut self, name: &str, low: u32, high: u32) -> Read<Option<u32>> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let in_range = whole(&value).and_then(|n| u32::try_from(n).ok());
+        match in_range.filter(|n| (low..=high).contains(n)) {
+            Some(number) => Ok(Some(number)),
+            None => {
+                Err(self.wrong(name, &format!("must be a whole number from {low} to {high}"), &value))
+            }
+        }
+    }
+
+    /// An optional object of strings, which become headers.
+    pub(super) fn strings(&mut self, name: &str) -> Read<BTreeMap<String, String>> {
+        let mut strings = BTreeMap::new();
+        match self.take(name) {
+            None => {}
+            Some(Value::Object(map)) => {
+                for (key, value) in map {
+                    let Value::String(text) = value else {
+                        return Err(self.wrong(&format!("{name}.{key}"), "must be a string", &value));
+                    };
+                    self.check_header(name, &key)?;
+                    self.check_header(&format!("{name}.{key}"), &text)?;
+                    strings.insert(key, text);
+                }
+            }
+            Some(other) => return Err(self.wrong(name, "must be an object of strings", &other)),
+        }
+        Ok(strings)
+    }
+
+    /// An optional object.
+    pub(super) fn object(&mut self, name: &str) -> Read<Option<Map<String, Value>>> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(map)),
+            Some(other) => Err(self.wrong(name, "must be an object", &other)),
+        }
+    }
+
+    /// The bucket: required, 1 to 255 of `A-Z a-z 0-9 . _ -`.
+    pub(super) fn bucket(&mut self) -> Read<String> {
+        let bucket = self.text("bucket")?.ok_or_else(|| self.missing("bucket"))?;
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if bucket.is_empty() || bucket.len() > 255 || !bucket.chars().all(allowed) {
+            let rule = "must be 1 to 255 characters of A-Z a-z 0-9 . _ -";
+            return Err(self.wrong("bucket", rule, &Value::String(bucket)));
+        }
+        Ok(bucket)
+    }
+
+    /// The key: required, 1 to 1,024 bytes.
+    pub(super) fn key(&mut self) -> Read<String> {
+        let key = self.text("key")?.ok_or_else(|| self.missing("key"))?;
+        self.check_key("key", &key)?;
+        Ok(key)
+    }
+
+    /// The keys: required, 1 to 10,000 of them.
+    pub(super) fn keys(&mut self) -> Read<Vec<String>> {
+        let value = self.take("keys").ok_or_else(|| self.missing("keys"))?;
+        let Value::Array(values) = value else {
+            return Err(self.wrong("keys", "must be an array of strings", &value));
+        };
+        if values.is_empty() || values.len() > 10_000 {
+            let count = values.len();
+            return Err(format!("field keys must hold 1 to 10,000 keys, but holds {count}"));
+        }
+        let mut keys = Vec::with_capacity(values.len());
+        for (index, value) in values.into_iter().enumerate() {
+            let name = format!("keys[{index}]");
+            let Value::String(key) = value else {
+                return Err(self.wrong(&name, "must be a string", &value));
+            };
+            self.check_key(&name, &key)?;
+            keys.push(key);
+        }
+        Ok(keys)
+    }
+
+    pub(super) fn missing(&self, name: &str) -> String {
+        format!("field {}{name} is missing", self.path)
+    }
+
+    pub(super) fn wrong(&self, name: &str, rule: &str, value: &Value) -> String {
+        format!("field {}{name} {rule}, but is {}", self.path, shown(value))
+    }
+
+    fn check_key(&self, name: &str, key: &str) -> Read<()> {
+        if key.is_empty() || key.len() > 1024 {
+            let (path, len) = (self.path, key.len());
+            return Err(format!("field {path}{name} must be 1 to 1,024 bytes, but has {len}"));
+        }
+        Ok(())
+    }
+
+    fn check_header(&self, name: &str, text: &str) -> Read<()> {
+        if text.contains(['\r', '\n']) {
+            let rule = "becomes a header and may hold no line break";
+            return Err(self.wrong(name, rule, &Value::String(text.to_owned())));
+        }
+        Ok(())
+    }
+}
+
+/// A JSON number that is whole, `1.0` included, as some languages write it.
+pub(super) fn whole(value: &Value) -> Option<i64> {
+    let number = value.as_number()?;
+    number.as_i64().or_else(|| {
+        let float = number.as_f64()?;
+        // Beyond 2^53 a float no longer says which whole number was meant.
+        (float.fract() == 0.0 && float.abs() <= 9_007_199_254_740_992.0).then_some(float as i64)
+    })
+}
+
+/// A value for an error: its JSON, cut.
+pub(super) fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+/// Whether U+0000 stands anywhere in a value; SQL text can't hold it.
+pub(super) fn holds_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(holds_nul),
+        Value::Object(map) => map.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}

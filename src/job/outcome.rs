@@ -1,0 +1,527 @@
+//! The last word on one delivery, and what follows from it for broker, ledger and metrics.
+//!
+//! Pure functions on values: no outcome is acted on here. The parking ladder, the age limit and the
+//! poison limits of RESILIENCE.md are decided in this file and nowhere else.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Failure, FailureClass, Lane, Timestamp,
+    failure::{Retry, Then},
+};
+
+/// What a job's row in the ledger says: passing states first, final ones last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the names are those of the contract, section 3")]
+pub enum State {
+    Running,
+    Retrying,
+    Requeued,
+    Interrupted,
+    Completed,
+    DeadLettered,
+    Abandoned,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [Self; 7] = [
+        Self::Running,
+        Self::Retrying,
+        Self::Requeued,
+        Self::Interrupted,
+        Self::Completed,
+        Self::DeadLettered,
+        Self::Abandoned,
+    ];
+
+    /// As in the ledger, in labels and in reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Retrying => "retrying",
+            Self::Requeued => "requeued",
+            Self::Interrupted => "interrupted",
+            Self::Completed => "completed",
+            Self::DeadLettered => "dead_lettered",
+            Self::Abandoned => "abandoned",
+        }
+    }
+
+    /// The state of that name, if there is one.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+
+    /// Whether nothing but an operator's replay can change it.
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::DeadLettered | Self::Abandoned)
+    }
+}
+
+/// Why a letter is dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names are those of the contract, sections 2 and 3")]
+pub enum DeadReason {
+    Malformed,
+    Unsupported,
+    WrongLane,
+    ForbiddenSource,
+    Permanent,
+    Expired,
+    Poison,
+}
+
+impl DeadReason {
+    /// Every reason.
+    pub const ALL: [Self; 7] = [
+        Self::Malformed,
+        Self::Unsupported,
+        Self::WrongLane,
+        Self::ForbiddenSource,
+        Self::Permanent,
+        Self::Expired,
+        Self::Poison,
+    ];
+
+    /// As in header `brigade-reason` and in labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Unsupported => "unsupported",
+            Self::WrongLane => "wrong_lane",
+            Self::ForbiddenSource => "forbidden_source",
+            Self::Permanent => "permanent",
+            Self::Expired => "expired",
+            Self::Poison => "poison",
+        }
+    }
+}
+
+/// Why a delivery goes back to its queue as it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names are those of the contract, section 5")]
+pub enum RequeueReason {
+    CircuitOpen,
+    Drain,
+    LedgerDown,
+}
+
+impl RequeueReason {
+    /// Every reason.
+    pub const ALL: [Self; 3] = [Self::CircuitOpen, Self::Drain, Self::LedgerDown];
+
+    /// As in labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::CircuitOpen => "circuit_open",
+            Self::Drain => "drain",
+            Self::LedgerDown => "ledger_down",
+        }
+    }
+}
+
+/// Why a job is parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ParkReason {
+    /// A failure used up its attempts.
+    Failed(FailureClass),
+    /// Another worker holds the job's lease.
+    Leased,
+    /// The job's deadline passed.
+    Deadline,
+    /// The job panicked.
+    Panic,
+}
+
+impl ParkReason {
+    /// Every reason that occurs: the classes that park, then ours.
+    pub fn all() -> impl Iterator<Item = Self> {
+        FailureClass::ALL
+            .into_iter()
+            .filter(|class| matches!(class.policy().exhausted, Then::Park | Then::ParkForever))
+            .map(Self::Failed)
+            .chain([Self::Leased, Self::Deadline, Self::Panic])
+    }
+
+    /// As in labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed(class) => class.as_str(),
+            Self::Leased => "leased",
+            Self::Deadline => "deadline",
+            Self::Panic => "panic",
+        }
+    }
+}
+
+/// The delays there is a retry queue for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum ParkDelay {
+    TenSeconds,
+    OneMinute,
+    TenMinutes,
+}
+
+impl ParkDelay {
+    /// Every delay.
+    pub const ALL: [Self; 3] = [Self::TenSeconds, Self::OneMinute, Self::TenMinutes];
+
+    /// Milliseconds, as in the queue's name.
+    pub const fn millis(self) -> u32 {
+        match self {
+            Self::TenSeconds => 10_000,
+            Self::OneMinute => 60_000,
+            Self::TenMinutes => 600_000,
+        }
+    }
+
+    /// The ladder: the delay after `parks` earlier parks. Cleanup starts one step down.
+    pub const fn step(lane: Lane, parks: u32) -> Self {
+        match (lane, parks) {
+            (Lane::Upload | Lane::Read, 0) => Self::TenSeconds,
+            (Lane::Cleanup, 0) | (Lane::Upload | Lane::Read, 1) => Self::OneMinute,
+            _ => Self::TenMinutes,
+        }
+    }
+}
+
+/// How a delivery is settled. Says what; the broker's adapter knows how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settlement {
+    /// Done with.
+    Ack,
+    /// Back to the queue, only ever with our own consumer on it cancelled.
+    Requeue(RequeueReason),
+    /// A confirmed copy to the retry queue of that delay, then ack.
+    Park(ParkDelay, ParkReason),
+    /// A confirmed copy to the dead queue, then ack.
+    Bury(DeadReason),
+}
+
+/// The last word on one delivery. Total: panic, time-out, drain and bad input all end here.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// It took effect.
+    Completed(JobResult),
+    /// It never will.
+    DeadLettered(DeadReason, Failure),
+    /// A cleanup job given up on, by design.
+    Abandoned(Failure),
+    /// To be tried again after a delay.
+    Retrying(ParkDelay, ParkReason, Failure),
+    /// Given back without a fault of its own; the failure is what it had met before, if anything.
+    Requeued(RequeueReason),
+    /// Stopped by drain; costs nothing.
+    Interrupted,
+}
+
+impl Outcome {
+    /// What the ledger's row says.
+    pub const fn state(&self) -> State {
+        match self {
+            Self::Completed(_) => State::Completed,
+            Self::DeadLettered(..) => State::DeadLettered,
+            Self::Abandoned(_) => State::Abandoned,
+            Self::Retrying(..) => State::Retrying,
+            Self::Requeued(_) => State::Requeued,
+            Self::Interrupted => State::Interrupted,
+        }
+    }
+
+    /// What the broker is told.
+    pub const fn settlement(&self) -> Settlement {
+        match self {
+            Self::Completed(_) | Self::Abandoned(_) => Settlement::Ack,
+            Self::DeadLettered(reason, _) => Settlement::Bury(*reason),
+            Self::Retrying(delay, reason, _) => Settlement::Park(*delay, *reason),
+            Self::Requeued(reason) => Settlement::Requeue(*reason),
+            Self::Interrupted => Settlement::Requeue(RequeueReason::Drain),
+        }
+    }
+
+    /// What went wrong, if anything did.
+    pub const fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::DeadLettered(_, failure)
+            | Self::Abandoned(failure)
+            | Self::Retrying(_, _, failure) => Some(failure),
+            Self::Completed(_) | Self::Requeued(_) | Self::Interrupted => None,
+        }
+    }
+
+    /// What became of it, if it completed.
+    pub const fn result(&self) -> Option<&JobResult> {
+        match self {
+            Self::Completed(result) => Some(result),
+            _ => None,
+        }
+    }
+
+    /// Whether the job's park counter rises: a foreign lease is not the job's fault.
+    pub const fn raises_parks(&self) -> bool {
+        matches!(self, Self::Retrying(_, reason, _) if !matches!(reason, ParkReason::Leased))
+    }
+}
+
+/// What a job has behind it when a failure must be judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct History {
+    /// The lane whose rules apply.
+    pub lane: Lane,
+    /// Steps taken on the parking ladder.
+    pub parks: u32,
+    /// Panics counted in the row, this one included.
+    pub panics: u32,
+    /// Its age counts from here: publish, first sight, or the last replay.
+    pub age_from: Timestamp,
+}
+
+/// The fifth panic buries a job.
+pub const MAX_PANICS: u32 = 5;
+/// The sixth claim that its worker never finished buries a job.
+pub const MAX_UNFINISHED_CLAIMS: u32 = 6;
+/// From this many unfinished claims on, a job runs only while no other suspect does.
+pub const SUSPECT_AFTER: u32 = 3;
+
+impl History {
+    /// What becomes of a job that failed with no attempt left.
+    pub fn after(self, failure: Failure, now: Timestamp, max_age: Duration) -> Outcome {
+        let class = failure.class;
+        let too_old = now.since(self.age_from) >= max_age;
+        match class.policy().exhausted {
+            Then::Bury => Outcome::DeadLettered(DeadReason::Permanent, failure),
+            Then::Requeue => Outcome::Interrupted,
+            Then::Park | Then::ParkForever if self.lane == Lane::Cleanup && too_old => {
+                Outcome::Abandoned(failure)
+            }
+            Then::Park if too_old => Outcome::DeadLettered(DeadReason::Expired, failure),
+            Then::Park | Then::ParkForever => self.park(ParkReason::Failed(class), failure),
+        }
+    }
+
+    /// What becomes of a job that panicked; `panics` counts this one.
+    pub fn after_panic(self, failure: Failure) -> Outcome {
+        if self.panics >= MAX_PANICS {
+            Outcome::DeadLettered(DeadReason::Poison, failure)
+        } else {
+            self.park(ParkReason::Panic, failure)
+        }
+    }
+
+    /// What becomes of a job that was stopped at its deadline.
+    pub fn after_deadline(self, failure: Failure, now: Timestamp, max_age: Duration) -> Outcome {
+        match (self.lane, now.since(self.age_from) >= max_age) {
+            (_, false) => self.park(ParkReason::Deadline, failure),
+            (Lane::Cleanup, true) => Outcome::Abandoned(failure),
+            (Lane::Upload | Lane::Read, true) => {
+                Outcome::DeadLettered(DeadReason::Expired, failure)
+            }
+        }
+    }
+
+    fn park(self, reason: ParkReason, failure: Failure) -> Outcome {
+        Outcome::Retrying(ParkDelay::step(self.lane, self.parks), reason, failure)
+    }
+}
+
+impl FailureClass {
+    /// Whether the same call is worth another try in place.
+    pub const fn is_retried(self) -> bool {
+        matches!(self.policy().retry, Retry::Yes)
+    }
+}
+
+/// What a completed job gives back; the shapes are the contract's, section 3.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+#[expect(missing_docs, reason = "the fields are S3's own")]
+pub enum JobResult {
+    /// An object was written; `size` in bytes.
+    Stored { etag: Option<String>, version_id: Option<String>, size: u64 },
+    /// An object, or a range of it, was read; `size` is what was delivered, in bytes.
+    Object {
+        size: u64,
+        etag: Option<String>,
+        version_id: Option<String>,
+        content_type: Option<String>,
+        last_modified: Option<Timestamp>,
+        metadata: BTreeMap<String, String>,
+    },
+    /// A bucket was listed, in key order.
+    Listed { keys: Vec<ListedObject>, common_prefixes: Vec<String>, truncated: bool },
+    /// One object is gone.
+    Deleted { deleted: u64 },
+    /// Of several keys these many are gone; the others were refused for good.
+    DeletedMany { deleted: u64, failed: Vec<KeyFailure> },
+}
+
+impl JobResult {
+    /// The JSON that the ledger keeps: as it is, but of a list only the counts.
+    pub fn for_ledger(&self) -> serde_json::Value {
+        match self {
+            Self::Listed { keys, truncated, .. } => {
+                serde_json::json!({"count": keys.len(), "truncated": truncated})
+            }
+            other => other.to_json(),
+        }
+    }
+
+    /// The JSON of replies and events.
+    pub fn to_json(&self) -> serde_json::Value {
+        // Plain data: the only errors of serde_json are failing `Serialize` impls and odd map keys.
+        serde_json::to_value(self).unwrap_or(serde_json::Value::Null)
+    }
+}
+
+/// One object of a list; `size` in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the fields are S3's own")]
+pub struct ListedObject {
+    pub key: String,
+    pub size: u64,
+    pub etag: Option<String>,
+    pub last_modified: Option<Timestamp>,
+}
+
+/// A key that S3 refuses to delete for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields are S3's own")]
+pub struct KeyFailure {
+    pub key: String,
+    pub code: String,
+    pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    fn history(lane: Lane, parks: u32) -> History {
+        History { lane, parks, panics: 0, age_from: Timestamp::from_micros(0) }
+    }
+
+    fn failure(class: FailureClass) -> Failure {
+        Failure::ours(class, "code", "message")
+    }
+
+    #[test]
+    fn the_outcome_table_says_state_and_settlement() {
+        let class = FailureClass::Unavailable;
+        let park = (ParkDelay::TenSeconds, ParkReason::Failed(class));
+        let rows = [
+            (Outcome::Completed(JobResult::Deleted { deleted: 1 }), "completed", Settlement::Ack),
+            (Outcome::Abandoned(failure(class)), "abandoned", Settlement::Ack),
+            (
+                Outcome::DeadLettered(DeadReason::Expired, failure(class)),
+                "dead_lettered",
+                Settlement::Bury(DeadReason::Expired),
+            ),
+            (
+                Outcome::Retrying(park.0, park.1, failure(class)),
+                "retrying",
+                Settlement::Park(park.0, park.1),
+            ),
+            (
+                Outcome::Requeued(RequeueReason::CircuitOpen),
+                "requeued",
+                Settlement::Requeue(RequeueReason::CircuitOpen),
+            ),
+            (Outcome::Interrupted, "interrupted", Settlement::Requeue(RequeueReason::Drain)),
+        ];
+        for (outcome, state, settlement) in rows {
+            assert_eq!(outcome.state().as_str(), state);
+            assert_eq!(outcome.settlement(), settlement);
+            assert_eq!(State::parse(state), Some(outcome.state()));
+        }
+    }
+
+    #[test]
+    fn the_ladder_is_10_s_then_60_s_then_600_s_and_cleanup_starts_at_60_s() {
+        let walk = |lane| (0..4).map(|n| ParkDelay::step(lane, n).millis()).collect::<Vec<_>>();
+        assert_eq!(walk(Lane::Upload), [10_000, 60_000, 600_000, 600_000]);
+        assert_eq!(walk(Lane::Read), [10_000, 60_000, 600_000, 600_000]);
+        assert_eq!(walk(Lane::Cleanup), [60_000, 600_000, 600_000, 600_000]);
+    }
+
+    #[test]
+    fn every_class_ends_as_its_row_says_when_young_and_when_old() {
+        let young = Timestamp::from_micros(0).plus(Duration::from_secs(1));
+        let old = Timestamp::from_micros(0).plus(DAY);
+        for lane in Lane::ALL {
+            for class in FailureClass::ALL {
+                let after = |now| history(lane, 0).after(failure(class), now, DAY).state();
+                let expected = match (class.policy().exhausted, lane) {
+                    (Then::Bury, _) => (State::DeadLettered, State::DeadLettered),
+                    (Then::Requeue, _) => (State::Interrupted, State::Interrupted),
+                    (Then::Park | Then::ParkForever, Lane::Cleanup) => {
+                        (State::Retrying, State::Abandoned)
+                    }
+                    (Then::Park, _) => (State::Retrying, State::DeadLettered),
+                    (Then::ParkForever, _) => (State::Retrying, State::Retrying),
+                };
+                assert_eq!((after(young), after(old)), expected, "{lane} {class}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_expired_job_says_expired_and_a_permanent_one_permanent() {
+        let old = Timestamp::from_micros(0).plus(DAY);
+        let reason = |class| match history(Lane::Upload, 3).after(failure(class), old, DAY) {
+            Outcome::DeadLettered(reason, _) => Some(reason),
+            _ => None,
+        };
+        assert_eq!(reason(FailureClass::Throttled), Some(DeadReason::Expired));
+        assert_eq!(reason(FailureClass::Permanent), Some(DeadReason::Permanent));
+    }
+
+    #[test]
+    fn the_fifth_panic_buries_and_the_fourth_parks() {
+        let panicked = |panics| {
+            History { panics, ..history(Lane::Read, 1) }
+                .after_panic(failure(FailureClass::Cancelled))
+                .settlement()
+        };
+        assert_eq!(panicked(4), Settlement::Park(ParkDelay::OneMinute, ParkReason::Panic));
+        assert_eq!(panicked(5), Settlement::Bury(DeadReason::Poison));
+    }
+
+    #[test]
+    fn a_deadline_parks_until_the_job_is_too_old() {
+        let at = |lane, secs| {
+            let now = Timestamp::from_micros(0).plus(Duration::from_secs(secs));
+            history(lane, 0).after_deadline(failure(FailureClass::Cancelled), now, DAY).state()
+        };
+        assert_eq!(at(Lane::Upload, 10), State::Retrying);
+        assert_eq!(at(Lane::Upload, 24 * 3600), State::DeadLettered);
+        assert_eq!(at(Lane::Cleanup, 24 * 3600), State::Abandoned);
+    }
+
+    #[test]
+    fn a_foreign_lease_raises_no_park_count() {
+        let outcome = |reason| {
+            Outcome::Retrying(ParkDelay::TenSeconds, reason, failure(FailureClass::Cancelled))
+        };
+        assert!(!outcome(ParkReason::Leased).raises_parks());
+        assert!(outcome(ParkReason::Deadline).raises_parks());
+        assert!(!Outcome::Interrupted.raises_parks());
+    }
+
+    #[test]
+    fn the_ledger_keeps_only_the_counts_of_a_list() {
+        let listed = ListedObject { key: "k".into(), size: 1, etag: None, last_modified: None };
+        let result = JobResult::Listed {
+            keys: vec![listed],
+            common_prefixes: vec![],
+            truncated: true,
+        };
+        assert_eq!(result.for_ledger(), serde_json::json!({"count": 1, "truncated": true}));
+        assert_eq!(result.to_json()["keys"][0]["key"], "k");
+    }
+}

@@ -1,0 +1,91 @@
+//! Points in time as the ledger and the wire know them: whole microseconds since 1970, UTC.
+
+use std::{fmt, time::Duration};
+
+use serde::{Serialize, Serializer};
+
+/// Microseconds since the Unix epoch. Shown as RFC 3339 in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// The wall clock. For the edges only (a delivery's arrival, a report); rules take their time as an argument.
+    pub fn now() -> Self {
+        Self(jiff::Timestamp::now().as_microsecond())
+    }
+
+    /// From microseconds since the epoch.
+    pub const fn from_micros(micros: i64) -> Self {
+        Self(micros)
+    }
+
+    /// Microseconds since the epoch.
+    pub const fn as_micros(self) -> i64 {
+        self.0
+    }
+
+    /// From whole seconds since the epoch; `None` when out of range.
+    pub fn from_secs(seconds: i64) -> Option<Self> {
+        seconds.checked_mul(1_000_000).map(Self)
+    }
+
+    /// Reads RFC 3339, such as `2026-11-24T10:00:00Z`.
+    pub fn parse_rfc3339(text: &str) -> Option<Self> {
+        text.parse::<jiff::Timestamp>().ok().map(|time| Self(time.as_microsecond()))
+    }
+
+    /// The time from `earlier` to this one; zero when `earlier` is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
+    /// This time plus `duration`, saturating.
+    #[must_use]
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+    }
+
+    /// This time minus `duration`, saturating.
+    #[must_use]
+    pub fn minus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_microsecond(self.0) {
+            Ok(time) => write!(f, "{time:.6}"),
+            // Out of the calendar's range: the number is better than nothing.
+            Err(_) => write!(f, "{}", self.0),
+        }
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_and_reads_rfc_3339() {
+        let time = Timestamp::from_micros(1_774_000_000_000_001);
+        assert_eq!(time.to_string(), "2026-03-20T09:46:40.000001Z");
+        assert_eq!(Timestamp::parse_rfc3339(&time.to_string()), Some(time));
+        assert_eq!(Timestamp::parse_rfc3339("yesterday"), None);
+    }
+
+    #[test]
+    fn differences_never_go_below_zero() {
+        let early = Timestamp::from_micros(5);
+        let late = early.plus(Duration::from_secs(1));
+        assert_eq!(late.since(early), Duration::from_secs(1));
+        assert_eq!(early.since(late), Duration::ZERO);
+        assert_eq!(late.minus(Duration::from_secs(1)), early);
+    }
+}
