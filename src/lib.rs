@@ -1,3 +1,4 @@
 //! Bucket Brigade.
 
 pub mod job;
+pub mod resilience;

@@ -1,0 +1,11 @@
+//! The mechanisms: circuit breaker and retry policy, as pure state machines with injected clock and chance.
+//!
+//! Nothing here knows S3, RabbitMQ or jobs.
+
+pub mod circuit_breaker;
+pub mod clock;
+pub mod retry;
+
+pub use circuit_breaker::{CircuitBreaker, CircuitSettings, Mode, Permit, Refused, Snapshot};
+pub use clock::{Clock, TokioClock};
+pub use retry::RetryPolicy;
