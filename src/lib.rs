@@ -1,4 +1,7 @@
 //! Bucket Brigade.
 
+pub mod broker;
 pub mod job;
+pub mod ledger;
+pub mod metrics;
 pub mod resilience;

@@ -75,8 +75,16 @@ pub enum Then {
 
 impl FailureClass {
     /// Every class, in the table's order.
-    pub const ALL: [Self; 8] =
-        [Throttled, Unavailable, TimedOut, Conflict, Credentials, Permanent, JobLocal, Cancelled];
+    pub const ALL: [Self; 8] = [
+        Throttled,
+        Unavailable,
+        TimedOut,
+        Conflict,
+        Credentials,
+        Permanent,
+        JobLocal,
+        Cancelled,
+    ];
 
     /// The table. Adding a class does not compile until its row exists.
     pub const fn policy(self) -> Policy {
@@ -115,7 +123,11 @@ impl FailureClass {
 
 impl Policy {
     const fn new(retry: Retry, verdict: Verdict, exhausted: Then) -> Self {
-        Self { retry, verdict, exhausted }
+        Self {
+            retry,
+            verdict,
+            exhausted,
+        }
     }
 }
 
@@ -158,7 +170,11 @@ impl Failure {
 
     /// What the breaker hears of it.
     pub const fn verdict(&self) -> Verdict {
-        if self.called { self.class.policy().verdict } else { Verdict::Neutral }
+        if self.called {
+            self.class.policy().verdict
+        } else {
+            Verdict::Neutral
+        }
     }
 }
 
@@ -174,7 +190,12 @@ mod tests {
             ("unavailable", Retry::Yes, Verdict::Failure, Then::Park),
             ("timed_out", Retry::Yes, Verdict::Failure, Then::Park),
             ("conflict", Retry::Yes, Verdict::Success, Then::Park),
-            ("credentials", Retry::No, Verdict::Failure, Then::ParkForever),
+            (
+                "credentials",
+                Retry::No,
+                Verdict::Failure,
+                Then::ParkForever,
+            ),
             ("permanent", Retry::No, Verdict::Success, Then::Bury),
             ("job_local", Retry::No, Verdict::Neutral, Then::Bury),
             ("cancelled", Retry::No, Verdict::Neutral, Then::Requeue),
@@ -183,7 +204,15 @@ mod tests {
         for (class, (name, retry, verdict, exhausted)) in FailureClass::ALL.into_iter().zip(rows) {
             assert_eq!(class.as_str(), name);
             assert_eq!(FailureClass::parse(name), Some(class));
-            assert_eq!(class.policy(), Policy { retry, verdict, exhausted }, "{name}");
+            assert_eq!(
+                class.policy(),
+                Policy {
+                    retry,
+                    verdict,
+                    exhausted
+                },
+                "{name}"
+            );
         }
     }
 

@@ -65,13 +65,17 @@ impl<'a> Fields<'a> {
 
     /// An optional whole number from `low` to `high`.
     pub(super) fn number(&mut self, name: &str, low: u32, high: u32) -> Read<Option<u32>> {
-        let Some(value) = self.take(name) else { return Ok(None) };
+        let Some(value) = self.take(name) else {
+            return Ok(None);
+        };
         let in_range = whole(&value).and_then(|n| u32::try_from(n).ok());
         match in_range.filter(|n| (low..=high).contains(n)) {
             Some(number) => Ok(Some(number)),
-            None => {
-                Err(self.wrong(name, &format!("must be a whole number from {low} to {high}"), &value))
-            }
+            None => Err(self.wrong(
+                name,
+                &format!("must be a whole number from {low} to {high}"),
+                &value,
+            )),
         }
     }
 
@@ -83,7 +87,11 @@ impl<'a> Fields<'a> {
             Some(Value::Object(map)) => {
                 for (key, value) in map {
                     let Value::String(text) = value else {
-                        return Err(self.wrong(&format!("{name}.{key}"), "must be a string", &value));
+                        return Err(self.wrong(
+                            &format!("{name}.{key}"),
+                            "must be a string",
+                            &value,
+                        ));
                     };
                     self.check_header(name, &key)?;
                     self.check_header(&format!("{name}.{key}"), &text)?;
@@ -130,7 +138,9 @@ impl<'a> Fields<'a> {
         };
         if values.is_empty() || values.len() > 10_000 {
             let count = values.len();
-            return Err(format!("field keys must hold 1 to 10,000 keys, but holds {count}"));
+            return Err(format!(
+                "field keys must hold 1 to 10,000 keys, but holds {count}"
+            ));
         }
         let mut keys = Vec::with_capacity(values.len());
         for (index, value) in values.into_iter().enumerate() {
@@ -155,7 +165,9 @@ impl<'a> Fields<'a> {
     fn check_key(&self, name: &str, key: &str) -> Read<()> {
         if key.is_empty() || key.len() > 1024 {
             let (path, len) = (self.path, key.len());
-            return Err(format!("field {path}{name} must be 1 to 1,024 bytes, but has {len}"));
+            return Err(format!(
+                "field {path}{name} must be 1 to 1,024 bytes, but has {len}"
+            ));
         }
         Ok(())
     }
@@ -193,7 +205,9 @@ pub(super) fn holds_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
         Value::Array(values) => values.iter().any(holds_nul),
-        Value::Object(map) => map.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)),
+        Value::Object(map) => map
+            .iter()
+            .any(|(name, value)| name.contains('\0') || holds_nul(value)),
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }

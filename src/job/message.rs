@@ -36,7 +36,14 @@ pub mod header {
     pub const TRACESTATE: &str = "tracestate";
 
     /// Foreign and lasting headers that every copy keeps; all else is dropped.
-    pub(super) const KEPT: [&str; 6] = [JOB, TRACEPARENT, TRACESTATE, FIRST_SEEN, REPLAY, REPLAYED_AT];
+    pub(super) const KEPT: [&str; 6] = [
+        JOB,
+        TRACEPARENT,
+        TRACESTATE,
+        FIRST_SEEN,
+        REPLAY,
+        REPLAYED_AT,
+    ];
 }
 
 /// Longest header text of ours in bytes: the whole header must fit one AMQP frame of 128 KiB.
@@ -103,7 +110,10 @@ impl Message {
 
     /// A header's whole number, if it fits.
     pub fn count(&self, name: &str) -> Option<u32> {
-        self.headers.get(name)?.as_integer().and_then(|number| u32::try_from(number).ok())
+        self.headers
+            .get(name)?
+            .as_integer()
+            .and_then(|number| u32::try_from(number).ok())
     }
 
     /// A copy to park or bury: body, the properties that are safe to repeat, and the lasting headers.
@@ -115,7 +125,9 @@ impl Message {
         let kept = |name: &String| header::KEPT.contains(&name.as_str());
         let headers = self.headers.iter().filter(|(name, _)| kept(name));
         Self {
-            headers: headers.map(|(name, value)| (name.clone(), value.clone())).collect(),
+            headers: headers
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
             ..self.clone()
         }
     }
@@ -125,14 +137,16 @@ impl Message {
     pub fn with_text(mut self, name: &str, text: impl Into<String>) -> Self {
         let mut text = text.into();
         text.truncate(text.floor_char_boundary(MAX_HEADER_TEXT));
-        self.headers.insert(name.to_owned(), HeaderValue::Text(text));
+        self.headers
+            .insert(name.to_owned(), HeaderValue::Text(text));
         self
     }
 
     /// Sets a number header.
     #[must_use]
     pub fn with_count(mut self, name: &str, count: u32) -> Self {
-        self.headers.insert(name.to_owned(), HeaderValue::Integer(i64::from(count)));
+        self.headers
+            .insert(name.to_owned(), HeaderValue::Integer(i64::from(count)));
         self
     }
 }

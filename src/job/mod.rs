@@ -41,7 +41,9 @@ impl JobId {
         }
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '-');
         match text.chars().find(|c| !allowed(*c)) {
-            Some(c) => Err(format!("message_id may hold A-Z a-z 0-9 . _ : - only, but holds {c:?}")),
+            Some(c) => Err(format!(
+                "message_id may hold A-Z a-z 0-9 . _ : - only, but holds {c:?}"
+            )),
             None => Ok(Self(Arc::from(text))),
         }
     }
@@ -137,7 +139,9 @@ impl Circuit {
 
     /// The circuit of that name, if there is one.
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|circuit| circuit.as_str() == name)
+        Self::ALL
+            .into_iter()
+            .find(|circuit| circuit.as_str() == name)
     }
 }
 
@@ -182,7 +186,10 @@ mod tests {
     #[test]
     fn an_id_is_1_to_128_plain_characters() {
         for good in ["a", "0192-ab:c_d.E", &"x".repeat(128)] {
-            assert_eq!(JobId::parse(good).map(|id| id.as_str().to_owned()), Ok(good.to_owned()));
+            assert_eq!(
+                JobId::parse(good).map(|id| id.as_str().to_owned()),
+                Ok(good.to_owned())
+            );
         }
         for bad in ["", &"x".repeat(129), "a b", "ä", "a/b", "a\n"] {
             assert!(JobId::parse(bad).is_err(), "{bad:?} was accepted");

@@ -71,7 +71,10 @@ impl Operation {
 
 /// The operation names of the contract, those included that this version refuses as unsupported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the names are those of the contract, section 2")]
+#[expect(
+    missing_docs,
+    reason = "the names are those of the contract, section 2"
+)]
 pub enum OperationName {
     PutObject,
     UploadFileobj,
@@ -115,7 +118,9 @@ impl OperationName {
 
     /// The operation of that name, if there is one.
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|operation| operation.as_str() == name)
+        Self::ALL
+            .into_iter()
+            .find(|operation| operation.as_str() == name)
     }
 
     /// The lane it rides in.

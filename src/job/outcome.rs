@@ -14,7 +14,10 @@ use super::{
 
 /// What a job's row in the ledger says: passing states first, final ones last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the names are those of the contract, section 3")]
+#[expect(
+    missing_docs,
+    reason = "the names are those of the contract, section 3"
+)]
 pub enum State {
     Running,
     Retrying,
@@ -63,7 +66,10 @@ impl State {
 
 /// Why a letter is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the names are those of the contract, sections 2 and 3")]
+#[expect(
+    missing_docs,
+    reason = "the names are those of the contract, sections 2 and 3"
+)]
 pub enum DeadReason {
     Malformed,
     Unsupported,
@@ -102,7 +108,10 @@ impl DeadReason {
 
 /// Why a delivery goes back to its queue as it came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the names are those of the contract, section 5")]
+#[expect(
+    missing_docs,
+    reason = "the names are those of the contract, section 5"
+)]
 pub enum RequeueReason {
     CircuitOpen,
     Drain,
@@ -341,7 +350,11 @@ impl FailureClass {
 #[expect(missing_docs, reason = "the fields are S3's own")]
 pub enum JobResult {
     /// An object was written; `size` in bytes.
-    Stored { etag: Option<String>, version_id: Option<String>, size: u64 },
+    Stored {
+        etag: Option<String>,
+        version_id: Option<String>,
+        size: u64,
+    },
     /// An object, or a range of it, was read; `size` is what was delivered, in bytes.
     Object {
         size: u64,
@@ -352,18 +365,27 @@ pub enum JobResult {
         metadata: BTreeMap<String, String>,
     },
     /// A bucket was listed, in key order.
-    Listed { keys: Vec<ListedObject>, common_prefixes: Vec<String>, truncated: bool },
+    Listed {
+        keys: Vec<ListedObject>,
+        common_prefixes: Vec<String>,
+        truncated: bool,
+    },
     /// One object is gone.
     Deleted { deleted: u64 },
     /// Of several keys these many are gone; the others were refused for good.
-    DeletedMany { deleted: u64, failed: Vec<KeyFailure> },
+    DeletedMany {
+        deleted: u64,
+        failed: Vec<KeyFailure>,
+    },
 }
 
 impl JobResult {
     /// The JSON that the ledger keeps: as it is, but of a list only the counts.
     pub fn for_ledger(&self) -> serde_json::Value {
         match self {
-            Self::Listed { keys, truncated, .. } => {
+            Self::Listed {
+                keys, truncated, ..
+            } => {
                 serde_json::json!({"count": keys.len(), "truncated": truncated})
             }
             other => other.to_json(),
@@ -403,7 +425,12 @@ mod tests {
     const DAY: Duration = Duration::from_secs(24 * 3600);
 
     fn history(lane: Lane, parks: u32) -> History {
-        History { lane, parks, panics: 0, age_from: Timestamp::from_micros(0) }
+        History {
+            lane,
+            parks,
+            panics: 0,
+            age_from: Timestamp::from_micros(0),
+        }
     }
 
     fn failure(class: FailureClass) -> Failure {
@@ -415,8 +442,16 @@ mod tests {
         let class = FailureClass::Unavailable;
         let park = (ParkDelay::TenSeconds, ParkReason::Failed(class));
         let rows = [
-            (Outcome::Completed(JobResult::Deleted { deleted: 1 }), "completed", Settlement::Ack),
-            (Outcome::Abandoned(failure(class)), "abandoned", Settlement::Ack),
+            (
+                Outcome::Completed(JobResult::Deleted { deleted: 1 }),
+                "completed",
+                Settlement::Ack,
+            ),
+            (
+                Outcome::Abandoned(failure(class)),
+                "abandoned",
+                Settlement::Ack,
+            ),
             (
                 Outcome::DeadLettered(DeadReason::Expired, failure(class)),
                 "dead_lettered",
@@ -432,7 +467,11 @@ mod tests {
                 "requeued",
                 Settlement::Requeue(RequeueReason::CircuitOpen),
             ),
-            (Outcome::Interrupted, "interrupted", Settlement::Requeue(RequeueReason::Drain)),
+            (
+                Outcome::Interrupted,
+                "interrupted",
+                Settlement::Requeue(RequeueReason::Drain),
+            ),
         ];
         for (outcome, state, settlement) in rows {
             assert_eq!(outcome.state().as_str(), state);
@@ -443,7 +482,11 @@ mod tests {
 
     #[test]
     fn the_ladder_is_10_s_then_60_s_then_600_s_and_cleanup_starts_at_60_s() {
-        let walk = |lane| (0..4).map(|n| ParkDelay::step(lane, n).millis()).collect::<Vec<_>>();
+        let walk = |lane| {
+            (0..4)
+                .map(|n| ParkDelay::step(lane, n).millis())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(walk(Lane::Upload), [10_000, 60_000, 600_000, 600_000]);
         assert_eq!(walk(Lane::Read), [10_000, 60_000, 600_000, 600_000]);
         assert_eq!(walk(Lane::Cleanup), [60_000, 600_000, 600_000, 600_000]);
@@ -484,11 +527,17 @@ mod tests {
     #[test]
     fn the_fifth_panic_buries_and_the_fourth_parks() {
         let panicked = |panics| {
-            History { panics, ..history(Lane::Read, 1) }
-                .after_panic(failure(FailureClass::Cancelled))
-                .settlement()
+            History {
+                panics,
+                ..history(Lane::Read, 1)
+            }
+            .after_panic(failure(FailureClass::Cancelled))
+            .settlement()
         };
-        assert_eq!(panicked(4), Settlement::Park(ParkDelay::OneMinute, ParkReason::Panic));
+        assert_eq!(
+            panicked(4),
+            Settlement::Park(ParkDelay::OneMinute, ParkReason::Panic)
+        );
         assert_eq!(panicked(5), Settlement::Bury(DeadReason::Poison));
     }
 
@@ -496,7 +545,9 @@ mod tests {
     fn a_deadline_parks_until_the_job_is_too_old() {
         let at = |lane, secs| {
             let now = Timestamp::from_micros(0).plus(Duration::from_secs(secs));
-            history(lane, 0).after_deadline(failure(FailureClass::Cancelled), now, DAY).state()
+            history(lane, 0)
+                .after_deadline(failure(FailureClass::Cancelled), now, DAY)
+                .state()
         };
         assert_eq!(at(Lane::Upload, 10), State::Retrying);
         assert_eq!(at(Lane::Upload, 24 * 3600), State::DeadLettered);
@@ -506,7 +557,11 @@ mod tests {
     #[test]
     fn a_foreign_lease_raises_no_park_count() {
         let outcome = |reason| {
-            Outcome::Retrying(ParkDelay::TenSeconds, reason, failure(FailureClass::Cancelled))
+            Outcome::Retrying(
+                ParkDelay::TenSeconds,
+                reason,
+                failure(FailureClass::Cancelled),
+            )
         };
         assert!(!outcome(ParkReason::Leased).raises_parks());
         assert!(outcome(ParkReason::Deadline).raises_parks());
@@ -515,13 +570,21 @@ mod tests {
 
     #[test]
     fn the_ledger_keeps_only_the_counts_of_a_list() {
-        let listed = ListedObject { key: "k".into(), size: 1, etag: None, last_modified: None };
+        let listed = ListedObject {
+            key: "k".into(),
+            size: 1,
+            etag: None,
+            last_modified: None,
+        };
         let result = JobResult::Listed {
             keys: vec![listed],
             common_prefixes: vec![],
             truncated: true,
         };
-        assert_eq!(result.for_ledger(), serde_json::json!({"count": 1, "truncated": true}));
+        assert_eq!(
+            result.for_ledger(),
+            serde_json::json!({"count": 1, "truncated": true})
+        );
         assert_eq!(result.to_json()["keys"][0]["key"], "k");
     }
 }

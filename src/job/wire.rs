@@ -63,7 +63,11 @@ pub fn decode(message: &Message, lane: Lane, rules: &Rules, now: Timestamp) -> R
     let mut known = Known::default();
     match read(message, lane, rules, now, &mut known) {
         Ok(job) => Ok(job),
-        Err((reason, message)) => Err(BadJob { reason, message, known }),
+        Err((reason, message)) => Err(BadJob {
+            reason,
+            message,
+            known,
+        }),
     }
 }
 
@@ -97,7 +101,10 @@ fn read(
     let mut map = form.json(message)?;
     let as_text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
     (known.bucket, known.key) = (as_text(map.get("bucket")), as_text(map.get("key")));
-    known.operation = map.get("operation").and_then(Value::as_str).and_then(OperationName::parse);
+    known.operation = map
+        .get("operation")
+        .and_then(Value::as_str)
+        .and_then(OperationName::parse);
 
     let mut fields = Fields::new(&mut map, "");
     check_version(&mut fields)?;
@@ -179,14 +186,20 @@ impl Form {
 }
 
 fn check_version(fields: &mut Fields<'_>) -> Step<()> {
-    let value = fields.take("version").ok_or_else(|| malformed(fields.missing("version")))?;
+    let value = fields
+        .take("version")
+        .ok_or_else(|| malformed(fields.missing("version")))?;
     match whole(&value) {
         Some(VERSION) => Ok(()),
         Some(other) => Err((
             DeadReason::Unsupported,
             format!("version {other} is not supported, this worker speaks version {VERSION}"),
         )),
-        None => Err(malformed(fields.wrong("version", "must be a whole number", &value))),
+        None => Err(malformed(fields.wrong(
+            "version",
+            "must be a whole number",
+            &value,
+        ))),
     }
 }
 
@@ -201,7 +214,10 @@ fn operation_name(fields: &mut Fields<'_>, form: Form) -> Step<OperationName> {
     let name = OperationName::parse(&text).ok_or_else(|| {
         let names = OperationName::ALL.map(OperationName::as_str).join(", ");
         let given = shown(&Value::String(text));
-        (DeadReason::Unsupported, format!("operation {given} is not known; known are {names}"))
+        (
+            DeadReason::Unsupported,
+            format!("operation {given} is not known; known are {names}"),
+        )
     })?;
     if form == Form::Binary && name != OperationName::PutObject {
         return Err(malformed(format!(
@@ -228,18 +244,17 @@ fn read_operation(
         OperationName::UploadFileobj | OperationName::CopyObject | OperationName::DeletePrefix => {
             return Err((
                 DeadReason::Unsupported,
-                format!("operation {} is not supported by this version yet", name.as_str()),
+                format!(
+                    "operation {} is not supported by this version yet",
+                    name.as_str()
+                ),
             ));
         }
     };
     read.map_err(malformed)
 }
 
-fn put_object(
-    fields: &mut Fields<'_>,
-    form: Form,
-    message: &Message,
-) -> Result<PutObject, String> {
+fn put_object(fields: &mut Fields<'_>, form: Form, message: &Message) -> Result<PutObject, String> {
     let (bucket, key) = (fields.bucket()?, fields.key()?);
     let body = match (form, fields.object("body")?) {
         (Form::Binary, None) => message.body.clone(),
@@ -252,11 +267,20 @@ fn put_object(
     let mut options = put_options(fields)?;
     if form == Form::Binary && message.content_type.is_some() {
         options.content_type.clone_from(&message.content_type);
-        if options.content_type.as_ref().is_some_and(|text| text.contains(['\r', '\n', '\0'])) {
+        if options
+            .content_type
+            .as_ref()
+            .is_some_and(|text| text.contains(['\r', '\n', '\0']))
+        {
             return Err("property content_type may hold no line break".to_owned());
         }
     }
-    Ok(PutObject { bucket, key, body, options })
+    Ok(PutObject {
+        bucket,
+        key,
+        body,
+        options,
+    })
 }
 
 fn inline_body(body: &mut Fields<'_>) -> Result<Bytes, String> {
@@ -273,8 +297,13 @@ fn inline_body(body: &mut Fields<'_>) -> Result<Bytes, String> {
 
 fn put_options(fields: &mut Fields<'_>) -> Result<PutOptions, String> {
     let metadata = fields.strings("metadata")?;
-    if metadata.keys().any(|name| name.eq_ignore_ascii_case(OWN_METADATA)) {
-        return Err(format!("field metadata may not hold {OWN_METADATA}, which is the worker's"));
+    if metadata
+        .keys()
+        .any(|name| name.eq_ignore_ascii_case(OWN_METADATA))
+    {
+        return Err(format!(
+            "field metadata may not hold {OWN_METADATA}, which is the worker's"
+        ));
     }
     let if_none_match = match fields.text("if_none_match")?.as_deref() {
         None => false,
@@ -287,7 +316,11 @@ fn put_options(fields: &mut Fields<'_>) -> Result<PutOptions, String> {
     let sha256 = match fields.text("sha256")? {
         None => None,
         Some(text) => Some(hex_digest(&text).ok_or_else(|| {
-            fields.wrong("sha256", "must be 64 hex digits", &Value::String(text.clone()))
+            fields.wrong(
+                "sha256",
+                "must be 64 hex digits",
+                &Value::String(text.clone()),
+            )
         })?),
     };
     Ok(PutOptions {
@@ -321,16 +354,26 @@ fn get_object(fields: &mut Fields<'_>) -> Result<GetObject, String> {
     }
     let version_id = fields.nonempty("version_id")?;
     check_destination_form(fields)?;
-    Ok(GetObject { bucket, key, range, version_id })
+    Ok(GetObject {
+        bucket,
+        key,
+        range,
+        version_id,
+    })
 }
 
 fn is_one_range(range: &str) -> bool {
-    let Some((first, last)) = range.strip_prefix("bytes=").and_then(|rest| rest.split_once('-'))
+    let Some((first, last)) = range
+        .strip_prefix("bytes=")
+        .and_then(|rest| rest.split_once('-'))
     else {
         return false;
     };
     let number = |text: &str| {
-        text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten()
+        text.bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| text.parse::<u64>().ok())
+            .flatten()
     };
     match (first, last) {
         ("", last) => number(last).is_some(),
@@ -341,7 +384,9 @@ fn is_one_range(range: &str) -> bool {
 
 /// Checks the form of `destination` and leaves it in place: whether it is allowed is asked last.
 fn check_destination_form(fields: &mut Fields<'_>) -> Result<(), String> {
-    let Some(mut destination) = fields.object("destination")? else { return Ok(()) };
+    let Some(mut destination) = fields.object("destination")? else {
+        return Ok(());
+    };
     let whole = destination.clone();
     let mut inner = Fields::new(&mut destination, "destination.");
     let file = match (inner.object("reply")?, inner.text("file")?) {
@@ -365,10 +410,21 @@ fn check_destination_form(fields: &mut Fields<'_>) -> Result<(), String> {
 }
 
 fn check_destination(fields: &mut Fields<'_>, rules: &Rules) -> Step<()> {
-    let Some(destination) = fields.take("destination") else { return Ok(()) };
-    let Some(file) = destination.get("file").and_then(Value::as_str) else { return Ok(()) };
-    let plain = !Path::new(file).components().any(|part| part.as_os_str() == "..");
-    if plain && rules.destination_roots.iter().any(|root| Path::new(file).starts_with(root)) {
+    let Some(destination) = fields.take("destination") else {
+        return Ok(());
+    };
+    let Some(file) = destination.get("file").and_then(Value::as_str) else {
+        return Ok(());
+    };
+    let plain = !Path::new(file)
+        .components()
+        .any(|part| part.as_os_str() == "..");
+    if plain
+        && rules
+            .destination_roots
+            .iter()
+            .any(|root| Path::new(file).starts_with(root))
+    {
         let message = "writing objects to files is not supported by this version yet";
         return Err((DeadReason::Unsupported, message.to_owned()));
     }
@@ -405,7 +461,10 @@ fn delete_object(fields: &mut Fields<'_>) -> Result<DeleteObject, String> {
 }
 
 fn delete_objects(fields: &mut Fields<'_>) -> Result<DeleteObjects, String> {
-    Ok(DeleteObjects { bucket: fields.bucket()?, keys: fields.keys()? })
+    Ok(DeleteObjects {
+        bucket: fields.bucket()?,
+        keys: fields.keys()?,
+    })
 }
 
 fn carried(message: &Message) -> Carried {
@@ -455,7 +514,10 @@ pub fn encode(operation: &Operation) -> Value {
             add("cache_control", text(&options.cache_control));
             add("if_none_match", options.if_none_match.then(|| "*".into()));
             let hex = |digest: [u8; 32]| digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            add("sha256", options.sha256.map(|digest| Value::String(hex(digest))));
+            add(
+                "sha256",
+                options.sha256.map(|digest| Value::String(hex(digest))),
+            );
         }
         Operation::GetObject(get) => {
             add("range", text(&get.range));
@@ -471,11 +533,16 @@ pub fn encode(operation: &Operation) -> Value {
         Operation::DeleteObject(delete) => add("version_id", text(&delete.version_id)),
         Operation::DeleteObjects(delete) => add("keys", Some(delete.keys.clone().into())),
     }
-    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    fields
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 fn map_value(map: &BTreeMap<String, String>) -> Value {
-    map.iter().map(|(name, value)| (name.clone(), Value::from(value.clone()))).collect()
+    map.iter()
+        .map(|(name, value)| (name.clone(), Value::from(value.clone())))
+        .collect()
 }
 
 #[cfg(test)]

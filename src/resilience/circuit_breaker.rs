@@ -57,7 +57,9 @@ impl Mode {
 
     /// The mode of that name, if there is one.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Auto, Self::ForceOpen, Self::ForceClosed].into_iter().find(|m| m.as_str() == name)
+        [Self::Auto, Self::ForceOpen, Self::ForceClosed]
+            .into_iter()
+            .find(|m| m.as_str() == name)
     }
 }
 
@@ -163,7 +165,14 @@ impl CircuitBreaker {
             closed_since: clock.now(),
         };
         let (changes, _) = watch::channel(core.snapshot());
-        Arc::new(Self { settings, clock, chance, observer, core: Mutex::new(core), changes })
+        Arc::new(Self {
+            settings,
+            clock,
+            chance,
+            observer,
+            core: Mutex::new(core),
+            changes,
+        })
     }
 
     /// Leave to run one operation while the circuit is closed.
@@ -185,7 +194,13 @@ impl CircuitBreaker {
             && core.mode == Mode::Auto
             && now >= until
         {
-            self.turn(&mut core, Phase::HalfOpen { taken: 0, progress: now });
+            self.turn(
+                &mut core,
+                Phase::HalfOpen {
+                    taken: 0,
+                    progress: now,
+                },
+            );
         }
         match &mut core.phase {
             Phase::HalfOpen { taken, progress } if *taken < self.settings.half_open_permits => {
@@ -243,7 +258,12 @@ impl CircuitBreaker {
     }
 
     fn permit(self: &Arc<Self>, core: &Core, probe: bool) -> Permit {
-        Permit { breaker: Arc::clone(self), generation: core.generation, probe, spent: false }
+        Permit {
+            breaker: Arc::clone(self),
+            generation: core.generation,
+            probe,
+            spent: false,
+        }
     }
 
     fn refusal(&self, core: &Core) -> Refused {
@@ -317,11 +337,19 @@ impl CircuitBreaker {
         {
             core.streak = 0;
         }
-        let doubled = self.settings.open_base.saturating_mul(1 << core.streak.min(20));
+        let doubled = self
+            .settings
+            .open_base
+            .saturating_mul(1 << core.streak.min(20));
         let jitter = 1.0 + JITTER * (2.0 * (self.chance)().clamp(0.0, 1.0) - 1.0);
         let open_for = doubled.min(self.settings.open_max).mul_f64(jitter);
         core.streak = core.streak.saturating_add(1);
-        self.turn(core, Phase::Open { until: now + open_for });
+        self.turn(
+            core,
+            Phase::Open {
+                until: now + open_for,
+            },
+        );
     }
 
     /// The one place where the phase changes: new generation, observer, subscribers.
@@ -351,7 +379,9 @@ impl CircuitBreaker {
 
 impl std::fmt::Debug for CircuitBreaker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CircuitBreaker").field("core", &*self.lock()).finish_non_exhaustive()
+        f.debug_struct("CircuitBreaker")
+            .field("core", &*self.lock())
+            .finish_non_exhaustive()
     }
 }
 
@@ -419,7 +449,11 @@ impl Permit {
     /// Asked before every attempt after the first: an operation begun in an older generation is refused.
     pub fn check(&self) -> Result<(), Refused> {
         let core = self.breaker.lock();
-        if core.generation == self.generation { Ok(()) } else { Err(self.breaker.refusal(&core)) }
+        if core.generation == self.generation {
+            Ok(())
+        } else {
+            Err(self.breaker.refusal(&core))
+        }
     }
 
     /// A probe got something done; its time-out starts anew.
@@ -434,7 +468,10 @@ impl Permit {
         let mut changes = self.breaker.subscribe();
         let generation = self.generation;
         // An error means that the breaker is gone, and `self` keeps it.
-        let _gone = changes.wait_for(|snapshot| snapshot.generation != generation).await.is_err();
+        let _gone = changes
+            .wait_for(|snapshot| snapshot.generation != generation)
+            .await
+            .is_err();
     }
 }
 

@@ -15,7 +15,10 @@ const SETTINGS: CircuitSettings = CircuitSettings {
 fn breaker_with(settings: CircuitSettings) -> (Arc<CircuitBreaker>, Arc<ManualClock>) {
     let clock = ManualClock::new();
     let shared: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
-    (CircuitBreaker::new(settings, shared, || 0.5, Box::new(|_, _| {})), clock)
+    (
+        CircuitBreaker::new(settings, shared, || 0.5, Box::new(|_, _| {})),
+        clock,
+    )
 }
 
 fn breaker() -> (Arc<CircuitBreaker>, Arc<ManualClock>) {
@@ -43,7 +46,10 @@ fn five_failures_in_a_row_trip_it_and_four_do_not() {
     assert_eq!(breaker.snapshot().consecutive_failures, 4);
     breaker.acquire().unwrap().failure();
     assert_eq!(state(&breaker), CircuitState::Open);
-    assert_eq!(breaker.acquire().unwrap_err().retry_in, Some(Duration::from_secs(5)));
+    assert_eq!(
+        breaker.acquire().unwrap_err().retry_in,
+        Some(Duration::from_secs(5))
+    );
 }
 
 #[test]
@@ -105,7 +111,10 @@ fn two_takers_at_the_edge_get_one_probe() {
 
 #[test]
 fn as_many_probes_as_permits() {
-    let (breaker, clock) = breaker_with(CircuitSettings { half_open_permits: 3, ..SETTINGS });
+    let (breaker, clock) = breaker_with(CircuitSettings {
+        half_open_permits: 3,
+        ..SETTINGS
+    });
     trip(&breaker);
     clock.advance(Duration::from_secs(5));
     let probes: Vec<_> = (0..4).map_while(|_| breaker.reserve_probe()).collect();
@@ -142,7 +151,10 @@ fn the_open_time_is_jittered_by_a_fifth() {
         let shared: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
         let breaker = CircuitBreaker::new(SETTINGS, shared, chance, Box::new(|_, _| {}));
         trip(&breaker);
-        assert_eq!(breaker.acquire().unwrap_err().retry_in, Some(Duration::from_millis(millis)));
+        assert_eq!(
+            breaker.acquire().unwrap_err().retry_in,
+            Some(Duration::from_millis(millis))
+        );
     }
 }
 
@@ -155,7 +167,10 @@ fn the_streak_is_forgotten_after_60_s_closed_and_not_before() {
         breaker.reserve_probe().unwrap().success();
         clock.advance(Duration::from_secs(closed_for));
         trip(&breaker);
-        assert_eq!(breaker.acquire().unwrap_err().retry_in, Some(Duration::from_secs(expected)));
+        assert_eq!(
+            breaker.acquire().unwrap_err().retry_in,
+            Some(Duration::from_secs(expected))
+        );
     }
 }
 
@@ -200,7 +215,11 @@ fn a_hung_probe_re_opens_the_circuit_and_progress_keeps_it_alive() {
     assert!(breaker.check_probe().is_none());
     assert_eq!(state(&breaker), CircuitState::Open);
     probe.success();
-    assert_eq!(state(&breaker), CircuitState::Open, "the late probe has no vote");
+    assert_eq!(
+        state(&breaker),
+        CircuitState::Open,
+        "the late probe has no vote"
+    );
 }
 
 #[test]
@@ -211,7 +230,10 @@ fn an_operators_word_starts_a_new_generation_and_holds() {
     assert!(running.check().is_err());
     assert_eq!(breaker.acquire().unwrap_err().retry_in, None);
     clock.advance(Duration::from_secs(3600));
-    assert!(breaker.reserve_probe().is_none(), "no probe while held open");
+    assert!(
+        breaker.reserve_probe().is_none(),
+        "no probe while held open"
+    );
     breaker.force(Mode::ForceClosed);
     for _ in 0..20 {
         breaker.acquire().unwrap().failure();
@@ -233,7 +255,11 @@ fn the_observer_hears_each_transition_once() {
     trip(&breaker);
     clock.advance(Duration::from_secs(5));
     breaker.reserve_probe().unwrap().success();
-    let expected = [("closed", "open"), ("open", "half_open"), ("half_open", "closed")];
+    let expected = [
+        ("closed", "open"),
+        ("open", "half_open"),
+        ("half_open", "closed"),
+    ];
     assert_eq!(*heard.lock().unwrap(), expected);
 }
 

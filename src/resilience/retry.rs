@@ -84,7 +84,10 @@ mod tests {
         assert_eq!(middle(DEFAULT, 1), Some(Duration::from_secs(1)));
         assert_eq!(middle(DEFAULT, 2), Some(Duration::from_secs(2)));
         assert_eq!(middle(DEFAULT, 3), None);
-        let four = RetryPolicy { max_attempts: 4, ..DEFAULT };
+        let four = RetryPolicy {
+            max_attempts: 4,
+            ..DEFAULT
+        };
         assert_eq!(middle(four, 3), Some(Duration::from_secs(4)));
     }
 

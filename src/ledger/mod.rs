@@ -1,0 +1,246 @@
+//! The seam to the SQL ledger: one row a job, the source of "once".
+//!
+//! [`Ledger`] is the batch interface that every database implements and one contract suite checks;
+//! `writer::LedgerWriter` groups single claims and commits into batches for the lanes. What a row
+//! means for a claim is decided once, in `decision.rs`, for every database. Nothing outside this
+//! folder knows SQL.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::job::{
+    Failure, JobId, Lane, OperationName, Report, State, Timestamp, report::ReportedError,
+};
+
+/// A SQL database that keeps the jobs. All times are the database's.
+#[async_trait]
+pub trait Ledger: fmt::Debug + Send + Sync + 'static {
+    /// Claims jobs in one transaction. No id stands in it twice. Answers in the order of the requests.
+    async fn claim(&self, requests: &[ClaimRequest]) -> Result<Vec<Claim>, LedgerError>;
+
+    /// Records endings in one transaction. No id stands in it twice. Answers in the order given.
+    async fn commit(&self, endings: &[Ending]) -> Result<Vec<Committed>, LedgerError>;
+
+    /// Lengthens leases; `false` for each that is no longer held with that fence.
+    async fn renew(&self, held: &[(JobId, Fence)]) -> Result<Vec<bool>, LedgerError>;
+
+    /// Notes that the copies of these dead letters are in the dead queue.
+    async fn note_buried(&self, held: &[(JobId, Fence)]) -> Result<(), LedgerError>;
+
+    /// One job, if it is known.
+    async fn get(&self, id: &JobId) -> Result<Option<JobRecord>, LedgerError>;
+
+    /// Jobs by filter, newest `enqueued_at` first, keyset paged.
+    async fn list(&self, filter: &JobFilter) -> Result<Page, LedgerError>;
+
+    /// Deletes at most `limit` finished rows that ended more than `retention` ago; says how many went.
+    async fn purge(&self, retention: Duration, limit: u32) -> Result<u64, LedgerError>;
+
+    /// A committed write, to learn whether the ledger is well.
+    async fn probe(&self) -> Result<(), LedgerError>;
+}
+
+/// Grows with every claim of a row; a commit with an older one is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fence(pub i64);
+
+/// What a delivery says of its job when it asks for the row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimRequest {
+    /// The job.
+    pub id: JobId,
+    /// The lane it came by.
+    pub lane: Lane,
+    /// What it is to do.
+    pub operation: OperationName,
+    /// Where.
+    pub bucket: String,
+    /// The object, for operations on exactly one.
+    pub key: Option<String>,
+    /// Publish time, or else the first time a worker saw it. Kept from the first claim on.
+    pub enqueued_at: Timestamp,
+    /// Header `brigade-replay`: higher than the row's, it resets the row's counts.
+    pub replay: u32,
+    /// When that replay was; age counts from it.
+    pub replayed_at: Option<Timestamp>,
+    /// Headers' counts, for a job whose row is gone; the row's win.
+    pub attempts: u32,
+    /// As above.
+    pub parks: u32,
+}
+
+/// The ledger's answer to a claim.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Claim {
+    /// The row is ours; run the job.
+    Taken(Taken),
+    /// It completed or was abandoned: final.
+    Finished(JobRecord),
+    /// It is dead-lettered and not replayed. `buried`: its letter is known to be in the dead queue.
+    Dead {
+        /// The row.
+        record: JobRecord,
+        /// Whether the letter is known to be in the dead queue.
+        buried: bool,
+        /// To note a burial with.
+        fence: Fence,
+    },
+    /// Another worker runs it.
+    LeasedElsewhere,
+}
+
+/// A row that is ours for one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// For the commit.
+    pub fence: Fence,
+    /// S3 calls made before this run.
+    pub attempts: u32,
+    /// Steps taken on the parking ladder.
+    pub parks: u32,
+    /// Panics counted.
+    pub panics: u32,
+    /// Earlier claims that their worker never finished.
+    pub unfinished: u32,
+    /// As in the row.
+    pub enqueued_at: Timestamp,
+    /// When the first claim was.
+    pub started_at: Timestamp,
+    /// Age counts from here: `enqueued_at`, or the last replay.
+    pub age_from: Timestamp,
+}
+
+/// How a run ended, for the row. Gives up the lease.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ending {
+    /// The job.
+    pub id: JobId,
+    /// From the claim.
+    pub fence: Fence,
+    /// The new state; never `Running`.
+    pub state: State,
+    /// S3 calls made so far, over all runs.
+    pub attempts: u32,
+    /// Steps taken on the parking ladder, this one included.
+    pub parks: u32,
+    /// Panics counted, this one included.
+    pub panics: u32,
+    /// What went wrong, if anything did.
+    pub failure: Option<Failure>,
+    /// The result as the ledger keeps it, if it completed.
+    pub result: Option<serde_json::Value>,
+}
+
+/// The ledger's answer to an ending.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Committed {
+    /// It is in the row; here is the row, for the reply.
+    Recorded(JobRecord),
+    /// The row has been claimed anew since: this run is void, look at the row again.
+    Superseded,
+}
+
+/// What went wrong with the ledger.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LedgerError {
+    /// Connection, disk, read-only, time-out: wait for it.
+    #[error("the ledger is down: {0}")]
+    Down(String),
+    /// The database refuses what was to be written: waiting helps nothing.
+    #[error("the ledger refused it: {0}")]
+    Refused(String),
+}
+
+/// One row as people see it; the columns are the contract's, section 4.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "the columns are the contract's")]
+pub struct JobRecord {
+    pub id: JobId,
+    pub lane: Lane,
+    pub operation: String,
+    pub bucket: String,
+    pub key: Option<String>,
+    pub state: State,
+    pub attempts: u32,
+    /// Steps taken on the parking ladder.
+    pub parks: u32,
+    /// Times replayed.
+    pub replay: u32,
+    pub error: Option<ReportedError>,
+    pub result: Option<serde_json::Value>,
+    pub enqueued_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    pub worker: Option<String>,
+}
+
+impl JobRecord {
+    /// The contract's JSON; `outcome` is the state.
+    pub fn report(&self) -> Report {
+        Report {
+            id: Some(self.id.to_string()),
+            lane: self.lane.to_string(),
+            operation: Some(self.operation.clone()),
+            bucket: Some(self.bucket.clone()),
+            key: self.key.clone(),
+            outcome: self.state.as_str().to_owned(),
+            attempts: self.attempts,
+            result: self.result.clone(),
+            error: self.error.clone(),
+            enqueued_at: Some(self.enqueued_at),
+            started_at: self.started_at,
+            finished_at: self.finished_at,
+            worker: self.worker.clone(),
+        }
+    }
+}
+
+/// Which jobs to list. Absent fields match all.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(
+    missing_docs,
+    reason = "the fields are the filters of `jobs list`, contract section 7"
+)]
+pub struct JobFilter {
+    pub state: Option<State>,
+    pub lane: Option<Lane>,
+    pub operation: Option<OperationName>,
+    pub bucket: Option<String>,
+    pub key_prefix: Option<String>,
+    pub code: Option<String>,
+    /// `enqueued_at` at or after.
+    pub since: Option<Timestamp>,
+    /// `enqueued_at` before.
+    pub until: Option<Timestamp>,
+    /// At most this many; at least 1.
+    pub limit: u32,
+    /// Continue after this one.
+    pub after: Option<Cursor>,
+}
+
+/// A place in the list: the last job that was shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the columns that order the list")]
+pub struct Cursor {
+    pub enqueued_at: Timestamp,
+    pub id: JobId,
+}
+
+/// Some jobs, newest first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    /// At most as many as asked for.
+    pub jobs: Vec<JobRecord>,
+    /// Where the next page begins, if there is one.
+    pub next: Option<Cursor>,
+}
+
+/// Who claims: every claim of this process carries it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// `host-pid`, as people see it.
+    pub worker: Arc<str>,
+    /// `host-pid` plus a random start id: a restarted container is another owner.
+    pub unique: Arc<str>,
+}
