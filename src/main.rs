@@ -1,1 +1,3 @@
+//! `brigade`: arguments in, exit code out.
+
 fn main() {}

@@ -10,8 +10,8 @@ use std::{
 };
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::{
@@ -60,7 +60,6 @@ macro_rules! metrics {
         }
     };
     (@new IntCounter, $opts:ident, [], []) => { IntCounter::with_opts($opts)? };
-    (@new IntGauge, $opts:ident, [], []) => { IntGauge::with_opts($opts)? };
     (@new IntCounterVec, $opts:ident, [$($label:literal),*], []) => { IntCounterVec::new($opts, &[$($label),*])? };
     (@new IntGaugeVec, $opts:ident, [$($label:literal),*], []) => { IntGaugeVec::new($opts, &[$($label),*])? };
     (@new Histogram, $opts:ident, [], [$buckets:ident]) => {
@@ -72,7 +71,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// S3 operations by their end, after all retries: success, error or circuit_open.
+    /// S3 operations by their end, after all retries: success, error or refused by an open circuit.
     s3_operations: IntCounterVec = "s3_operations_total" ["operation", "bucket", "result"];
     /// Duration of successful S3 operations in seconds, waits between attempts included.
     s3_operation_duration: HistogramVec = "s3_operation_duration_seconds" ["operation", "bucket"] in CALL_BUCKETS;

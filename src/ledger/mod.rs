@@ -76,11 +76,11 @@ pub enum Claim {
     /// The row is ours; run the job.
     Taken(Taken),
     /// It completed or was abandoned: final.
-    Finished(JobRecord),
+    Finished(Box<JobRecord>),
     /// It is dead-lettered and not replayed. `buried`: its letter is known to be in the dead queue.
     Dead {
         /// The row.
-        record: JobRecord,
+        record: Box<JobRecord>,
         /// Whether the letter is known to be in the dead queue.
         buried: bool,
         /// To note a burial with.
@@ -136,7 +136,7 @@ pub struct Ending {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Committed {
     /// It is in the row; here is the row, for the reply.
-    Recorded(JobRecord),
+    Recorded(Box<JobRecord>),
     /// The row has been claimed anew since: this run is void, look at the row again.
     Superseded,
 }
