@@ -1,0 +1,52 @@
+# `make help` lists the targets. They need Rust, a C compiler and bash; what else they need they fetch themselves.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+# The directory cargo builds into.
+BRIGADE := $(or $(CARGO_TARGET_DIR),target)/debug/brigade
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: build ## see it work: RabbitMQ, an embedded S3 server and a worker, all started and stopped again
+	@scripts/rabbitmq run -- $(BRIGADE) demo
+
+.PHONY: dev
+dev: build ## RabbitMQ, S3, SQLite, worker and status page until Ctrl-C
+	@scripts/rabbitmq run -- $(BRIGADE) dev
+
+.PHONY: test
+test: ## everything that is checked: format, lints, dependencies, all tests against a private RabbitMQ
+	@echo "Checking the format…"
+	cargo fmt --check
+	echo "Checking the dependencies…"
+	scripts/dependency-check
+	scripts/cargo-deny
+	echo "Linting (about 4 minutes the first time)…"
+	cargo clippy --locked --all-targets -- -D warnings
+	echo "Testing (builds for about 5 minutes the first time)…"
+	scripts/rabbitmq run -- cargo test --locked
+
+.PHONY: check
+check: ## the quick loop while you write: format, lints, unit tests; no broker
+	@cargo fmt --check
+	cargo clippy --locked --lib --bins --tests -- -D warnings
+	cargo test --locked --lib
+
+.PHONY: fmt
+fmt: ## format the code
+	@cargo fmt
+
+.PHONY: clean
+clean: ## remove everything that was built, downloaded or logged here
+	@cargo clean
+
+.PHONY: build
+build:
+	@if [[ -x $(BRIGADE) ]]; then echo "Building brigade…"; else echo "Building brigade (about 4 minutes the first time)…"; fi
+	cargo build --locked
