@@ -1,6 +1,7 @@
 //! Bucket Brigade.
 
 pub mod broker;
+pub mod config;
 pub mod job;
 pub mod ledger;
 pub mod metrics;
