@@ -45,7 +45,7 @@ pub(super) fn leaves(env: &[(String, String)], problems: &mut Problems) -> Vec<L
         if name == "RUST_LOG" && value.is_empty() {
             continue;
         }
-        let read = match use_of(name) {
+        let read = match use_of(name, value) {
             None => continue,
             Some(Use::Value(key)) => Ok((key, value.to_owned())),
             Some(Use::SecretFile { plain, .. }) if env.contains_key(plain) => Err(format!(
@@ -71,7 +71,10 @@ pub(super) fn leaves(env: &[(String, String)], problems: &mut Problems) -> Vec<L
     familiar
 }
 
-fn use_of(name: &str) -> Option<Use<'_>> {
+fn use_of<'n>(name: &'n str, value: &str) -> Option<Use<'n>> {
+    if is_no_setting(name, value) {
+        return None;
+    }
     if let Some(plain) = name.strip_suffix(FILE_SUFFIX)
         && let Some(key) = key_of(plain)
         && SECRET_KEYS.contains(&key.as_str())
@@ -81,27 +84,32 @@ fn use_of(name: &str) -> Option<Use<'_>> {
     key_of(name).map(Use::Value)
 }
 
-/// The key that a variable means to set, known or not; `None` for a variable that is not a setting.
+/// The key that a variable means to set, known or not; `None` for a variable of others.
 fn key_of(name: &str) -> Option<String> {
     let familiar = FAMILIAR.iter().find(|(variable, _)| *variable == name);
     if let Some((_, key)) = familiar {
         return Some((*key).to_owned());
     }
-    if is_no_setting(name) {
-        return None;
-    }
     name.strip_prefix(PREFIX)
         .map(|key| key.replace("__", ".").to_ascii_lowercase())
 }
 
-fn is_no_setting(name: &str) -> bool {
+fn is_no_setting(name: &str, value: &str) -> bool {
     // Which file, which build, and what tests pass to themselves.
-    let ours =
-        matches!(name, "BRIGADE_CONFIG" | "BRIGADE_REVISION") || name.starts_with("BRIGADE_TEST_");
-    // Kubernetes puts BRIGADE_SERVICE_HOST, BRIGADE_PORT_9464_TCP and the like into every pod beside a
-    // service whose name begins with "brigade". No setting has such a name.
-    let kubernetes = !name.contains("__") && (name.contains("_SERVICE_") || name.contains("_PORT"));
-    ours || kubernetes
+    matches!(name, "BRIGADE_CONFIG" | "BRIGADE_REVISION")
+        || name.starts_with("BRIGADE_TEST_")
+        || is_service_link(name, value)
+}
+
+/// Kubernetes puts `BRIGADE_SERVICE_HOST`, `BRIGADE_PORT_9464_TCP` and the like into every pod beside a
+/// service whose name begins with "brigade". No setting has such a name, and no typing error becomes one.
+fn is_service_link(name: &str, value: &str) -> bool {
+    let names_a_port = name
+        .split("_PORT_")
+        .skip(1)
+        .any(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    let is_service = name.contains("_SERVICE_HOST") || name.contains("_SERVICE_PORT");
+    is_service || names_a_port || (name.ends_with("_PORT") && value.contains("://"))
 }
 
 /// The text of the file that `variable` names, without the line break at its end. The error is a problem.
