@@ -5,9 +5,21 @@
 //! means for a claim is decided once, in `decision.rs`, for every database. Nothing outside this
 //! folder knows SQL.
 
+mod batch;
+#[cfg(test)]
+mod contract_tests;
+mod decision;
+mod listing;
+mod migrations;
+mod record;
+pub mod sqlite;
+mod trouble;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+
+use sqlite::SqliteLedger;
 
 use crate::job::{
     Failure, JobId, Lane, OperationName, Report, State, Timestamp, report::ReportedError,
@@ -19,7 +31,8 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
     /// Claims jobs in one transaction. No id stands in it twice. Answers in the order of the requests.
     async fn claim(&self, requests: &[ClaimRequest]) -> Result<Vec<Claim>, LedgerError>;
 
-    /// Records endings in one transaction. No id stands in it twice. Answers in the order given.
+    /// Records endings in one transaction. No id stands in it twice. Answers in the order given. An ending
+    /// may be given again when the answer was lost: as long as nobody has claimed the job since, it is recorded.
     async fn commit(&self, endings: &[Ending]) -> Result<Vec<Committed>, LedgerError>;
 
     /// Lengthens leases; `false` for each that is no longer held with that fence.
@@ -33,6 +46,9 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
 
     /// Jobs by filter, newest `enqueued_at` first, keyset paged.
     async fn list(&self, filter: &JobFilter) -> Result<Page, LedgerError>;
+
+    /// Jobs counted by lane, state and error code. Reads every row: for people, not for a hot path.
+    async fn stats(&self) -> Result<Vec<StatRow>, LedgerError>;
 
     /// Deletes at most `limit` finished rows that ended more than `retention` ago; says how many went.
     async fn purge(&self, retention: Duration, limit: u32) -> Result<u64, LedgerError>;
@@ -130,6 +146,14 @@ pub struct Ending {
     pub failure: Option<Failure>,
     /// The result as the ledger keeps it, if it completed.
     pub result: Option<serde_json::Value>,
+}
+
+impl Ending {
+    /// Whether the row goes on to name the error that the job met before: it was given back, and nothing
+    /// new is known.
+    fn keeps_error(&self) -> bool {
+        self.failure.is_none() && !self.state.is_final()
+    }
 }
 
 /// The ledger's answer to an ending.
@@ -236,6 +260,78 @@ pub struct Page {
     pub next: Option<Cursor>,
 }
 
+/// How many jobs of a lane are in a state with an error code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatRow {
+    /// Their lane.
+    pub lane: Lane,
+    /// Their state.
+    pub state: State,
+    /// The last error they met, if any.
+    pub code: Option<String>,
+    /// How many; at least 1.
+    pub count: u64,
+}
+
+/// The databases there are, by the scheme of their URL.
+enum Database {
+    Sqlite,
+}
+
+impl Database {
+    fn of(url: &str) -> Result<Self, LedgerError> {
+        // The URL may hold a password, so no message shows more of it than its scheme.
+        let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+        match scheme {
+            "sqlite" => Ok(Self::Sqlite),
+            "" => Err(LedgerError::Refused(
+                "ledger.url names no database: sqlite://… is one".to_owned(),
+            )),
+            other => Err(LedgerError::Refused(format!(
+                "ledger.url: {other}: is no ledger that this version has; sqlite: is one"
+            ))),
+        }
+    }
+}
+
+/// Opens a migrated ledger to claim jobs for `owner`, `lease` at a time. Changes nothing of its schema.
+pub async fn open(
+    url: &str,
+    owner: Owner,
+    lease: Duration,
+) -> Result<Arc<dyn Ledger>, LedgerError> {
+    match Database::of(url)? {
+        Database::Sqlite => Ok(Arc::new(SqliteLedger::open(url, owner, lease).await?)),
+    }
+}
+
+/// Opens a migrated ledger for a look. Makes no file and writes nothing.
+pub async fn open_existing(
+    url: &str,
+    owner: Owner,
+    lease: Duration,
+) -> Result<Arc<dyn Ledger>, LedgerError> {
+    match Database::of(url)? {
+        Database::Sqlite => Ok(Arc::new(
+            SqliteLedger::open_existing(url, owner, lease).await?,
+        )),
+    }
+}
+
+/// Applies the migrations that are pending, one process at a time.
+pub async fn migrate(url: &str) -> Result<(), LedgerError> {
+    match Database::of(url)? {
+        Database::Sqlite => sqlite::migrate(url).await,
+    }
+}
+
+/// The names of the migrations that are pending, in order. Changes nothing.
+pub async fn pending(url: &str) -> Result<Vec<String>, LedgerError> {
+    match Database::of(url)? {
+        Database::Sqlite => sqlite::pending(url).await,
+    }
+}
+
 /// Who claims: every claim of this process carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
@@ -243,4 +339,18 @@ pub struct Owner {
     pub worker: Arc<str>,
     /// `host-pid` plus a random start id: a restarted container is another owner.
     pub unique: Arc<str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_url_of_no_known_database_is_refused_and_not_shown() {
+        for url in ["", "ledger.db", "mysql://me:secret@host/db", "secret"] {
+            let error = pending(url).await.unwrap_err();
+            assert!(matches!(error, LedgerError::Refused(_)), "{url}: {error}");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
 }

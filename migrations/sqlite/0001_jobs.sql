@@ -1,0 +1,48 @@
+-- One row a job id. The columns of CONTRACT.md section 4 are interface; all others, and the indexes, are ours to change.
+-- Times are Unix times in microseconds. The names and versions of the migrations are those of ../postgres.
+create table jobs (
+    -- Interface.
+    id            text    not null primary key,
+    lane          text    not null,
+    operation     text    not null,
+    bucket        text    not null check (bucket <> ''),
+    key           text,
+    state         text    not null,
+    attempts      integer not null,
+    error_class   text,
+    error_code    text,
+    error_message text,
+    result        text,                     -- JSON
+    enqueued_at   integer not null,
+    started_at    integer not null,         -- the first claim
+    finished_at   integer,                  -- in final states only
+    worker        text    not null,         -- of the last claim
+    -- Ours.
+    request_id    text,                     -- S3's, of the last error
+    owner         text    not null,         -- of the last claim: the worker and its start
+    fence         integer not null,         -- grows with every claim
+    leased_until  integer,                  -- while running
+    parks         integer not null,
+    panics        integer not null,
+    unfinished    integer not null,         -- claims that their worker never finished
+    replay        integer not null,
+    age_from      integer not null,         -- enqueued_at, or the last replay
+    buried_at     integer                   -- when the letter was known to be in the dead queue
+) strict;
+
+-- One index for each filter of `jobs list`, each in the list's order: a filter is a range of one index, read backwards.
+-- A lane is its operations. All but by_state and by_finish are written once a job, at their right-hand end.
+create index jobs_by_time on jobs (enqueued_at, id);
+create index jobs_by_state on jobs (state, enqueued_at, id);
+create index jobs_by_operation on jobs (operation, enqueued_at, id);
+create index jobs_by_bucket on jobs (bucket, enqueued_at, id);
+create index jobs_by_code on jobs (error_code, enqueued_at, id) where error_code is not null;
+create index jobs_by_key on jobs (key, enqueued_at, id) where key is not null;
+-- For retention.
+create index jobs_by_finish on jobs (finished_at) where finished_at is not null;
+
+-- What a probe writes, to learn whether the ledger can be written.
+create table ledger_probe (
+    id        integer not null primary key check (id = 1),
+    probed_at integer not null
+) strict;

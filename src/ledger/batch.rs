@@ -1,0 +1,42 @@
+//! What every database does with a batch: text that all of them can hold, and answers in the order of
+//! the questions.
+
+use std::{borrow::Cow, collections::HashMap};
+
+use super::{Claim, ClaimRequest, Committed, Ending, JobRecord};
+
+/// Answers by job id.
+pub(super) type Claims<'a> = HashMap<&'a str, Claim>;
+
+/// Text without U+0000, which PostgreSQL holds in no column. Messages have none; a store's error might.
+pub(super) fn clean(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') {
+        Cow::Owned(text.replace('\0', "\u{fffd}"))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// The claims in the order of the requests.
+pub(super) fn claimed(
+    requests: &[ClaimRequest],
+    mut claims: Claims<'_>,
+) -> Result<Vec<Claim>, sqlx::Error> {
+    let claim = |request: &ClaimRequest| claims.remove(request.id.as_str());
+    let answers: Option<Vec<Claim>> = requests.iter().map(claim).collect();
+    answers.ok_or_else(|| sqlx::Error::Encode("an id stands twice in a batch".into()))
+}
+
+/// What became of the endings, in their order; those whose row is not among `recorded` are superseded.
+pub(super) fn committed(
+    endings: &[Ending],
+    recorded: impl Iterator<Item = Result<JobRecord, sqlx::Error>>,
+) -> Result<Vec<Committed>, sqlx::Error> {
+    let rows = recorded.map(|row| row.map(|row| (row.id.clone(), row)));
+    let mut rows: HashMap<_, _> = rows.collect::<Result<_, _>>()?;
+    let answer = |ending: &Ending| match rows.remove(&ending.id) {
+        Some(row) => Committed::Recorded(Box::new(row)),
+        None => Committed::Superseded,
+    };
+    Ok(endings.iter().map(answer).collect())
+}

@@ -1,0 +1,813 @@
+//! What every ledger promises. Each database runs all of it, by `ledger_contract!`.
+//!
+//! Time passes when a test says so: the database's rows are made older. Nothing sleeps.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use serde_json::json;
+
+use super::{
+    Claim, ClaimRequest, Committed, Cursor, Ending, Fence, JobFilter, JobRecord, Ledger,
+    LedgerError, Owner, StatRow, Taken,
+};
+use crate::job::{
+    Failure, FailureClass, JobId, Lane, OperationName, State, Timestamp, report::ReportedError,
+};
+
+/// The lease of every ledger in these tests.
+pub(super) const LEASE: Duration = Duration::from_secs(15);
+const PAST_THE_LEASE: Duration = Duration::from_secs(16);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// An empty, migrated database of one test.
+#[async_trait]
+pub(super) trait TestDatabase: Send + Sync {
+    /// A handle of that worker.
+    async fn ledger(&self, worker: &str) -> Arc<dyn Ledger>;
+
+    /// Makes every lease and every ending that much older.
+    async fn pass(&self, time: Duration);
+}
+
+pub(super) fn owner(worker: &str) -> Owner {
+    Owner {
+        worker: worker.into(),
+        unique: format!("{worker}-start").into(),
+    }
+}
+
+/// Runs the whole suite; `$new` is an async function that makes a [`TestDatabase`], or `None` to skip.
+macro_rules! ledger_contract {
+    ($new:path) => {
+        ledger_contract! { @each $new =>
+            a_new_job_is_taken_with_what_its_delivery_carries
+            a_job_given_back_is_taken_again_with_its_own_counts
+            a_job_that_another_worker_runs_is_not_taken
+            a_lease_that_ran_out_is_taken_and_counted_and_the_late_loser_is_refused
+            a_renewed_lease_holds
+            a_lease_that_ran_out_is_still_good_while_nobody_took_the_row
+            a_worker_may_claim_again_what_it_holds
+            a_finished_job_is_final_for_every_claim
+            a_dead_job_is_claimed_only_by_a_replay_which_resets_its_counts
+            a_burial_is_noted_for_the_claim_that_it_belongs_to
+            unfinished_claims_add_up_until_a_replay
+            an_ending_whose_answer_was_lost_may_be_given_again
+            an_ending_names_the_last_error_until_the_job_completes
+            answers_come_in_the_order_of_the_questions
+            a_refused_row_leaves_nothing_behind
+            odd_text_comes_back_as_it_went_in
+            every_filter_lists_what_it_names
+            pages_meet_end_to_end
+            stats_count_by_lane_state_and_code
+            only_old_endings_are_purged
+            a_probe_may_be_repeated
+            two_workers_never_take_the_same_job
+        }
+    };
+    (@each $new:path => $($name:ident)*) => {
+        $(
+            #[tokio::test]
+            async fn $name() {
+                if let Some(database) = $new(stringify!($name)).await {
+                    $crate::ledger::contract_tests::$name(&database).await;
+                }
+            }
+        )*
+    };
+}
+pub(super) use ledger_contract;
+
+fn id(text: &str) -> JobId {
+    JobId::parse(text).unwrap()
+}
+
+fn at(micros: i64) -> Timestamp {
+    Timestamp::from_micros(micros)
+}
+
+fn request(name: &str) -> ClaimRequest {
+    ClaimRequest {
+        id: id(name),
+        lane: Lane::Upload,
+        operation: OperationName::PutObject,
+        bucket: "reports".to_owned(),
+        key: Some(format!("2026/{name}")),
+        enqueued_at: at(1_700_000_000_000_000),
+        replay: 0,
+        replayed_at: None,
+        attempts: 0,
+        parks: 0,
+    }
+}
+
+fn ending(name: &str, taken: Taken, state: State) -> Ending {
+    Ending {
+        id: id(name),
+        fence: taken.fence,
+        state,
+        attempts: taken.attempts + 1,
+        parks: taken.parks,
+        panics: taken.panics,
+        failure: None,
+        result: None,
+    }
+}
+
+fn failure(code: &str) -> Failure {
+    let mut failure = Failure::ours(FailureClass::Permanent, code, "it went wrong");
+    failure.request_id = Some("REQ1".to_owned());
+    failure
+}
+
+async fn claim(ledger: &Arc<dyn Ledger>, request: ClaimRequest) -> Claim {
+    let mut claims = ledger.claim(&[request]).await.unwrap();
+    assert_eq!(claims.len(), 1);
+    claims.remove(0)
+}
+
+async fn take(ledger: &Arc<dyn Ledger>, request: ClaimRequest) -> Taken {
+    match claim(ledger, request).await {
+        Claim::Taken(taken) => taken,
+        other => panic!("not taken: {other:?}"),
+    }
+}
+
+async fn commit(ledger: &Arc<dyn Ledger>, ending: Ending) -> Committed {
+    let mut committed = ledger.commit(&[ending]).await.unwrap();
+    assert_eq!(committed.len(), 1);
+    committed.remove(0)
+}
+
+async fn record(ledger: &Arc<dyn Ledger>, ending: Ending) -> JobRecord {
+    match commit(ledger, ending).await {
+        Committed::Recorded(record) => *record,
+        Committed::Superseded => panic!("superseded"),
+    }
+}
+
+/// Takes a job and ends it.
+async fn run(ledger: &Arc<dyn Ledger>, name: &str, state: State) -> JobRecord {
+    let taken = take(ledger, request(name)).await;
+    let failed = matches!(
+        state,
+        State::DeadLettered | State::Abandoned | State::Retrying
+    );
+    let ending = Ending {
+        failure: failed.then(|| failure("AccessDenied")),
+        ..ending(name, taken, state)
+    };
+    record(ledger, ending).await
+}
+
+pub(super) async fn a_new_job_is_taken_with_what_its_delivery_carries(
+    database: &impl TestDatabase,
+) {
+    let ledger = database.ledger("a").await;
+    let before = Timestamp::now().minus(DAY);
+    let request = ClaimRequest {
+        attempts: 7,
+        parks: 2,
+        ..request("j")
+    };
+    let taken = take(&ledger, request.clone()).await;
+    assert_eq!((taken.attempts, taken.parks), (7, 2));
+    assert_eq!((taken.panics, taken.unfinished), (0, 0));
+    assert_eq!(taken.enqueued_at, request.enqueued_at);
+    assert_eq!(taken.age_from, request.enqueued_at);
+    assert!(taken.started_at > before, "{}", taken.started_at);
+
+    let row = ledger.get(&request.id).await.unwrap().unwrap();
+    assert_eq!(row.state, State::Running);
+    assert_eq!(row.started_at, Some(taken.started_at));
+    assert_eq!((row.finished_at, row.error, row.result), (None, None, None));
+    assert_eq!(row.worker.as_deref(), Some("a"));
+    assert_eq!(
+        (row.operation.as_str(), row.lane),
+        ("put_object", Lane::Upload)
+    );
+    assert_eq!(ledger.get(&id("unknown")).await.unwrap(), None);
+}
+
+pub(super) async fn a_job_given_back_is_taken_again_with_its_own_counts(
+    database: &impl TestDatabase,
+) {
+    let (a, b) = (database.ledger("a").await, database.ledger("b").await);
+    let first = take(&a, request("j")).await;
+    let mut last = first;
+    for (state, ledger) in [
+        (State::Retrying, &b),
+        (State::Requeued, &a),
+        (State::Interrupted, &b),
+    ] {
+        let holder = if Arc::ptr_eq(ledger, &b) { &a } else { &b };
+        let given_back = Ending {
+            attempts: last.attempts + 3,
+            parks: last.parks + 1,
+            panics: last.panics + 1,
+            ..ending("j", last, state)
+        };
+        let row = record(holder, given_back).await;
+        assert_eq!((row.state, row.finished_at), (state, None));
+        // The headers' counts are not the row's.
+        let later = ClaimRequest {
+            attempts: 99,
+            parks: 99,
+            enqueued_at: at(5),
+            ..request("j")
+        };
+        let taken = take(ledger, later).await;
+        let expected = Taken {
+            fence: Fence(last.fence.0 + 1),
+            attempts: last.attempts + 3,
+            parks: last.parks + 1,
+            panics: last.panics + 1,
+            ..first
+        };
+        assert_eq!(taken, expected, "after {state:?}");
+        last = taken;
+    }
+}
+
+pub(super) async fn a_job_that_another_worker_runs_is_not_taken(database: &impl TestDatabase) {
+    let (a, b) = (database.ledger("a").await, database.ledger("b").await);
+    take(&a, request("j")).await;
+    database.pass(LEASE - Duration::from_secs(5)).await;
+    assert_eq!(claim(&b, request("j")).await, Claim::LeasedElsewhere);
+    let row = b.get(&id("j")).await.unwrap().unwrap();
+    assert_eq!(row.worker.as_deref(), Some("a"));
+}
+
+pub(super) async fn a_lease_that_ran_out_is_taken_and_counted_and_the_late_loser_is_refused(
+    database: &impl TestDatabase,
+) {
+    let (a, b) = (database.ledger("a").await, database.ledger("b").await);
+    let lost = take(&a, request("j")).await;
+    database.pass(PAST_THE_LEASE).await;
+    let taken = take(&b, request("j")).await;
+    assert!(taken.fence > lost.fence);
+    assert_eq!(taken.unfinished, 1);
+
+    assert_eq!(a.renew(&[(id("j"), lost.fence)]).await.unwrap(), [false]);
+    let late = ending("j", lost, State::Completed);
+    assert_eq!(commit(&a, late).await, Committed::Superseded);
+    let row = record(&b, ending("j", taken, State::Completed)).await;
+    assert_eq!(row.worker.as_deref(), Some("b"));
+    let late = ending("j", lost, State::Completed);
+    assert_eq!(commit(&a, late).await, Committed::Superseded);
+}
+
+pub(super) async fn a_renewed_lease_holds(database: &impl TestDatabase) {
+    let (a, b) = (database.ledger("a").await, database.ledger("b").await);
+    let taken = take(&a, request("j")).await;
+    for _ in 0..3 {
+        database.pass(LEASE - Duration::from_secs(5)).await;
+        let held = [(id("unknown"), Fence(1)), (id("j"), taken.fence)];
+        assert_eq!(a.renew(&held).await.unwrap(), [false, true]);
+    }
+    assert_eq!(claim(&b, request("j")).await, Claim::LeasedElsewhere);
+    record(&a, ending("j", taken, State::Completed)).await;
+    assert_eq!(a.renew(&[(id("j"), taken.fence)]).await.unwrap(), [false]);
+}
+
+pub(super) async fn a_lease_that_ran_out_is_still_good_while_nobody_took_the_row(
+    database: &impl TestDatabase,
+) {
+    let ledger = database.ledger("a").await;
+    let taken = take(&ledger, request("j")).await;
+    database.pass(PAST_THE_LEASE).await;
+    assert_eq!(
+        ledger.renew(&[(id("j"), taken.fence)]).await.unwrap(),
+        [true]
+    );
+    database.pass(PAST_THE_LEASE).await;
+    record(&ledger, ending("j", taken, State::Completed)).await;
+}
+
+pub(super) async fn a_worker_may_claim_again_what_it_holds(database: &impl TestDatabase) {
+    let ledger = database.ledger("a").await;
+    let first = take(&ledger, request("j")).await;
+    let second = take(&ledger, request("j")).await;
+    database.pass(PAST_THE_LEASE).await;
+    let third = take(&ledger, request("j")).await;
+    assert!(first.fence < second.fence && second.fence < third.fence);
+    assert_eq!(third.unfinished, 0);
+    let void = ending("j", first, State::Completed);
+    assert_eq!(commit(&ledger, void).await, Committed::Superseded);
+}
+
+pub(super) async fn a_finished_job_is_final_for_every_claim(database: &impl TestDatabase) {
+    let ledger = database.ledger("a").await;
+    for (name, state) in [("c", State::Completed), ("n", State::Abandoned)] {
+        let row = run(&ledger, name, state).await;
+        assert!(row.finished_at.is_some());
+        let replayed = ClaimRequest {
+            replay: 9,
+            ..request(name)
+        };
+        for request in [request(name), replayed] {
+            let expected = Claim::Finished(Box::new(row.clone()));
+            assert_eq!(claim(&ledger, request).await, expected);
+        }
+    }
+}
+
+pub(super) async fn a_dead_job_is_claimed_only_by_a_replay_which_resets_its_counts(
+    database: &impl TestDatabase,
+) {
+    let ledger = database.ledger("a").await;
+    let taken = take(&ledger, request("j")).await;
+    let died = Ending {
+        parks: 4,
+        panics: 5,
+        failure: Some(failure("panic")),
+        ..ending("j", taken, State::DeadLettered)
+    };
+    let row = record(&ledger, died).await;
+    let dead = Claim::Dead {
+        record: Box::new(row),
+        buried: false,
+        fence: taken.fence,
+    };
+    assert_eq!(claim(&ledger, request("j")).await, dead);
+
+    let replayed_at = Some(at(1_800_000_000_000_000));
+    let replayed = ClaimRequest {
+        replay: 1,
+        replayed_at,
+        ..request("j")
+    };
+    let again = take(&ledger, replayed.clone()).await;
+    assert_eq!((again.parks, again.panics, again.unfinished), (0, 0, 0));
+    assert_eq!(again.attempts, 1, "S3 calls are counted over all runs");
+    assert_eq!(Some(again.age_from), replayed_at);
+    assert_eq!(again.enqueued_at, taken.enqueued_at);
+    let running = ledger.get(&id("j")).await.unwrap().unwrap();
+    assert_eq!((running.finished_at, running.replay), (None, 1));
+
+    record(&ledger, ending("j", again, State::DeadLettered)).await;
+    let claimed = claim(&ledger, replayed).await;
+    assert!(
+        matches!(claimed, Claim::Dead { buried: false, .. }),
+        "{claimed:?}"
+    );
+}
+
+pub(super) async fn a_burial_is_noted_for_the_claim_that_it_belongs_to(
+    database: &impl TestDatabase,
+) {
+    let ledger = database.ledger("a").await;
+    run(&ledger, "j", State::DeadLettered).await;
+    let buried = async |request| match claim(&ledger, request).await {
+        Claim::Dead { buried, fence, .. } => (buried, fence),
+        other => panic!("not dead: {other:?}"),
+    };
+    let (noted, fence) = buried(request("j")).await;
+    assert!(!noted);
+    ledger.note_buried(&[(id("j"), fence)]).await.unwrap();
+    assert_eq!(buried(request("j")).await, (true, fence));
+
+    let replayed = ClaimRequest {
+        replay: 1,
+        ..request("j")
+    };
+    let again = take(&ledger, replayed.clone()).await;
+    record(&ledger, ending("j", again, State::DeadLettered)).await;
+    ledger.note_buried(&[(id("j"), fence)]).await.unwrap();
+    assert_eq!(buried(replayed).await, (false, again.fence));
+}
+
+pub(super) async fn unfinished_claims_add_up_until_a_replay(database: &impl TestDatabase) {
+    for dead in 0..3 {
+        let worker = database.ledger(&format!("w{dead}")).await;
+        assert_eq!(take(&worker, request("j")).await.unfinished, dead);
+        database.pass(PAST_THE_LEASE).await;
+    }
+    let ledger = database.ledger("last").await;
+    let taken = take(&ledger, request("j")).await;
+    assert_eq!(taken.unfinished, 3);
+    // A suspect gives its claim back while it waits for its turn; that clears nothing.
+    record(&ledger, ending("j", taken, State::Requeued)).await;
+    let taken = take(&ledger, request("j")).await;
+    assert_eq!(taken.unfinished, 3);
+    record(&ledger, ending("j", taken, State::DeadLettered)).await;
+    let replayed = ClaimRequest {
+        replay: 1,
+        ..request("j")
+    };
+    assert_eq!(take(&ledger, replayed).await.unfinished, 0);
+}
+
+pub(super) async fn an_ending_whose_answer_was_lost_may_be_given_again(
+    database: &impl TestDatabase,
+) {
+    let ledger = database.ledger("a").await;
+    for state in [State::Completed, State::DeadLettered, State::Retrying] {
+        let name = state.as_str();
+        let taken = take(&ledger, request(name)).await;
+        let ending = ending(name, taken, state);
+        let first = record(&ledger, ending.clone()).await;
+        let second = record(&ledger, ending.clone()).await;
+        assert_eq!(
+            (first.state, first.attempts),
+            (second.state, second.attempts)
+        );
+        if state.is_final() {
+            // Another word on a job that has its last one is not taken.
+            let other = Ending {
+                state: State::Interrupted,
+                ..ending
+            };
+            assert_eq!(commit(&ledger, other).await, Committed::Superseded);
+        }
+    }
+}
+
+pub(super) async fn an_ending_names_the_last_error_until_the_job_completes(
+    database: &impl TestDatabase,
+) {
+    let ledger = database.ledger("a").await;
+    let taken = take(&ledger, request("j")).await;
+    let parked = Ending {
+        failure: Some(failure("SlowDown")),
+        ..ending("j", taken, State::Retrying)
+    };
+    let reported = ReportedError {
+        class: "permanent".to_owned(),
+        code: "SlowDown".to_owned(),
+        message: "it went wrong".to_owned(),
+        request_id: Some("REQ1".to_owned()),
+    };
+    let row = record(&ledger, parked).await;
+    assert_eq!(row.error.as_ref(), Some(&reported));
+
+    let taken = take(&ledger, request("j")).await;
+    let row = record(&ledger, ending("j", taken, State::Interrupted)).await;
+    assert_eq!(row.error.as_ref(), Some(&reported));
+
+    let taken = take(&ledger, request("j")).await;
+    let other = Ending {
+        failure: Some(Failure::ours(FailureClass::Cancelled, "deadline", "late")),
+        ..ending("j", taken, State::Retrying)
+    };
+    let error = record(&ledger, other).await.error.unwrap();
+    assert_eq!((error.code.as_str(), error.request_id), ("deadline", None));
+
+    let taken = take(&ledger, request("j")).await;
+    let result = json!({"etag": "\"x\"", "version_id": null, "size": 7});
+    let done = Ending {
+        result: Some(result.clone()),
+        ..ending("j", taken, State::Completed)
+    };
+    let row = record(&ledger, done).await;
+    assert_eq!((row.error, row.result), (None, Some(result)));
+}
+
+pub(super) async fn answers_come_in_the_order_of_the_questions(database: &impl TestDatabase) {
+    let (a, b) = (database.ledger("a").await, database.ledger("b").await);
+    run(&b, "done", State::Completed).await;
+    run(&b, "dead", State::DeadLettered).await;
+    run(&b, "parked", State::Retrying).await;
+    take(&b, request("leased")).await;
+    let names = ["new2", "parked", "dead", "leased", "new1", "done", "new0"];
+    for names in [names.to_vec(), names.iter().rev().copied().collect()] {
+        let requests: Vec<_> = names.iter().map(|name| request(name)).collect();
+        let claims = a.claim(&requests).await.unwrap();
+        assert_eq!(claims.len(), names.len());
+        let mut endings = Vec::new();
+        for (name, claim) in names.iter().zip(claims) {
+            match (*name, claim) {
+                ("done", Claim::Finished(row)) => assert_eq!(row.id, id("done")),
+                ("dead", Claim::Dead { record, .. }) => assert_eq!(record.id, id("dead")),
+                ("leased", Claim::LeasedElsewhere) => {}
+                ("new0" | "new1" | "new2" | "parked", Claim::Taken(taken)) => {
+                    endings.push(ending(name, taken, State::Requeued));
+                }
+                (name, claim) => panic!("{name}: {claim:?}"),
+            }
+        }
+        endings[1].fence = Fence(99);
+        let committed = a.commit(&endings).await.unwrap();
+        assert_eq!(committed.len(), endings.len());
+        for (position, (ending, committed)) in endings.iter().zip(committed).enumerate() {
+            match committed {
+                Committed::Superseded => assert_eq!(position, 1),
+                Committed::Recorded(row) => assert_eq!(row.id, ending.id),
+            }
+        }
+    }
+    assert_eq!(a.claim(&[]).await.unwrap(), []);
+    assert_eq!(a.commit(&[]).await.unwrap(), []);
+    assert!(a.renew(&[]).await.unwrap().is_empty());
+}
+
+pub(super) async fn a_refused_row_leaves_nothing_behind(database: &impl TestDatabase) {
+    let ledger = database.ledger("a").await;
+    // No message has an empty bucket; the schema refuses it all the same.
+    let bad = ClaimRequest {
+        bucket: String::new(),
+        ..request("bad")
+    };
+    let refused = ledger.claim(&[request("a"), bad, request("z")]).await;
+    assert!(
+        matches!(refused, Err(LedgerError::Refused(_))),
+        "{refused:?}"
+    );
+    for name in ["a", "bad", "z"] {
+        assert_eq!(ledger.get(&id(name)).await.unwrap(), None, "{name}");
+    }
+    take(&ledger, request("a")).await;
+}
+
+pub(super) async fn odd_text_comes_back_as_it_went_in(database: &impl TestDatabase) {
+    let ledger = database.ledger("a").await;
+    let odd =
+        "\"'; drop table jobs; -- \\ {1,2} \u{7f}\u{1}\n\t%_ é 漢字 \u{1f600} \u{fffe} $1 ?1 null";
+    let request = ClaimRequest {
+        key: Some(odd.to_owned()),
+        ..request("a.b_c:d-E")
+    };
+    let taken = take(&ledger, request).await;
+    let mut met = failure(odd);
+    met.message = format!("{odd}\0");
+    met.request_id = Some(odd.to_owned());
+    let ending = Ending {
+        failure: Some(met),
+        result: Some(json!({odd: [odd, null, 1.5, true]})),
+        ..ending("a.b_c:d-E", taken, State::DeadLettered)
+    };
+    let row = record(&ledger, ending.clone()).await;
+    assert_eq!(row.key.as_deref(), Some(odd));
+    assert_eq!(row.result, ending.result);
+    let error = row.error.unwrap();
+    assert_eq!(
+        (error.code.as_str(), error.request_id.as_deref()),
+        (odd, Some(odd))
+    );
+    assert_eq!(error.message, format!("{odd}\u{fffd}"));
+}
+
+/// Jobs of several kinds: for each, a name and what a filter may ask of it.
+async fn fill(ledger: &Arc<dyn Ledger>) {
+    use OperationName::{CopyObject, DeleteObject, HeadObject, ListObjects, PutObject};
+    let kinds = [
+        ("j0", PutObject, "logs", Some("a/1"), State::Completed, None),
+        (
+            "j1",
+            CopyObject,
+            "logs",
+            Some("a/2"),
+            State::Completed,
+            None,
+        ),
+        (
+            "j2",
+            HeadObject,
+            "logs",
+            Some("b/1"),
+            State::DeadLettered,
+            Some("NoSuchKey"),
+        ),
+        ("j3", ListObjects, "docs", None, State::Completed, None),
+        (
+            "j4",
+            DeleteObject,
+            "docs",
+            Some("a/1"),
+            State::Abandoned,
+            Some("SlowDown"),
+        ),
+        (
+            "j5",
+            PutObject,
+            "docs",
+            Some("a%"),
+            State::Retrying,
+            Some("SlowDown"),
+        ),
+        ("j6", PutObject, "docs", Some("é/1"), State::Running, None),
+        (
+            "j7",
+            PutObject,
+            "logs",
+            Some("A/1"),
+            State::DeadLettered,
+            Some("AccessDenied"),
+        ),
+    ];
+    for (minute, (name, operation, bucket, key, state, code)) in (0..).zip(kinds) {
+        let request = ClaimRequest {
+            lane: operation.lane(),
+            operation,
+            bucket: bucket.to_owned(),
+            key: key.map(str::to_owned),
+            enqueued_at: at(1_700_000_000_000_000 + minute * 60_000_000),
+            ..request(name)
+        };
+        let taken = take(ledger, request).await;
+        if state != State::Running {
+            let ending = Ending {
+                failure: code.map(failure),
+                ..ending(name, taken, state)
+            };
+            record(ledger, ending).await;
+        }
+    }
+}
+
+fn filter() -> JobFilter {
+    JobFilter {
+        limit: 100,
+        ..JobFilter::default()
+    }
+}
+
+async fn names(ledger: &Arc<dyn Ledger>, filter: &JobFilter) -> Vec<String> {
+    let page = ledger.list(filter).await.unwrap();
+    page.jobs.iter().map(|job| job.id.to_string()).collect()
+}
+
+pub(super) async fn every_filter_lists_what_it_names(database: &impl TestDatabase) {
+    let ledger = database.ledger("a").await;
+    fill(&ledger).await;
+    let some = |text: &str| Some(text.to_owned());
+    let minute = |minute: i64| Some(at(1_700_000_000_000_000 + minute * 60_000_000));
+    let upload = Some(Lane::Upload);
+    let completed = Some(State::Completed);
+    #[rustfmt::skip]
+    let table: Vec<(JobFilter, &str)> = vec![
+        (filter(), "76543210"),
+        (JobFilter { state: completed, ..filter() }, "310"),
+        (JobFilter { state: Some(State::Running), ..filter() }, "6"),
+        (JobFilter { state: Some(State::Interrupted), ..filter() }, ""),
+        (JobFilter { lane: upload, ..filter() }, "76510"),
+        (JobFilter { lane: Some(Lane::Read), ..filter() }, "32"),
+        (JobFilter { lane: Some(Lane::Cleanup), ..filter() }, "4"),
+        (JobFilter { operation: Some(OperationName::PutObject), ..filter() }, "7650"),
+        (JobFilter { operation: Some(OperationName::GetObject), ..filter() }, ""),
+        (JobFilter { bucket: some("docs"), ..filter() }, "6543"),
+        (JobFilter { bucket: some("do"), ..filter() }, ""),
+        (JobFilter { key_prefix: some("a"), ..filter() }, "5410"),
+        (JobFilter { key_prefix: some("a/"), ..filter() }, "410"),
+        (JobFilter { key_prefix: some("a%"), ..filter() }, "5"),
+        (JobFilter { key_prefix: some("é"), ..filter() }, "6"),
+        (JobFilter { key_prefix: some(""), ..filter() }, "76543210"),
+        (JobFilter { code: some("SlowDown"), ..filter() }, "54"),
+        (JobFilter { since: minute(5), ..filter() }, "765"),
+        (JobFilter { until: minute(2), ..filter() }, "10"),
+        (JobFilter { since: minute(2), until: minute(5), ..filter() }, "432"),
+        (JobFilter { lane: upload, operation: Some(OperationName::HeadObject), ..filter() }, ""),
+        (JobFilter { lane: upload, operation: Some(OperationName::CopyObject), ..filter() }, "1"),
+        (JobFilter { lane: upload, state: completed, ..filter() }, "10"),
+        (JobFilter { lane: upload, state: completed, key_prefix: some("a/2"), ..filter() }, "1"),
+        (JobFilter { bucket: some("logs"), key_prefix: some("a/"), ..filter() }, "10"),
+        (JobFilter { bucket: some("docs"), code: some("SlowDown"), since: minute(5), ..filter() }, "5"),
+        (JobFilter { key_prefix: some("a"), since: minute(1), until: minute(5), ..filter() }, "41"),
+    ];
+    for (filter, expected) in table {
+        let expected: Vec<String> = expected.chars().map(|digit| format!("j{digit}")).collect();
+        assert_eq!(names(&ledger, &filter).await, expected, "{filter:?}");
+        // The same, one by one.
+        let mut single = JobFilter {
+            limit: 1,
+            ..filter.clone()
+        };
+        let mut walked = Vec::new();
+        loop {
+            let page = ledger.list(&single).await.unwrap();
+            walked.extend(page.jobs.iter().map(|job| job.id.to_string()));
+            match page.next {
+                Some(next) => single.after = Some(next),
+                None => break,
+            }
+        }
+        assert_eq!(walked, expected, "walked: {filter:?}");
+    }
+}
+
+pub(super) async fn pages_meet_end_to_end(database: &impl TestDatabase) {
+    let ledger = database.ledger("a").await;
+    // A producer's timestamps are whole seconds, so many jobs share one; ids then order them.
+    let requests: Vec<_> = (0..25)
+        .map(|number| ClaimRequest {
+            enqueued_at: at(1_700_000_000_000_000 + i64::from(number / 10) * 1_000_000),
+            ..request(&format!("j{number:02}"))
+        })
+        .collect();
+    ledger.claim(&requests).await.unwrap();
+    for by_lane in [None, Some(Lane::Upload)] {
+        let mut filter = JobFilter {
+            lane: by_lane,
+            limit: 4,
+            ..JobFilter::default()
+        };
+        let mut walked = Vec::new();
+        loop {
+            let page = ledger.list(&filter).await.unwrap();
+            let last = page.jobs.last().unwrap();
+            let cursor = Cursor {
+                enqueued_at: last.enqueued_at,
+                id: last.id.clone(),
+            };
+            walked.extend(page.jobs.iter().map(|job| job.id.to_string()));
+            match page.next {
+                Some(next) => {
+                    assert_eq!((page.jobs.len(), &next), (4, &cursor));
+                    filter.after = Some(next);
+                }
+                None => break,
+            }
+        }
+        let expected: Vec<_> = (0..25)
+            .rev()
+            .map(|number| format!("j{number:02}"))
+            .collect();
+        assert_eq!(walked, expected);
+    }
+    let exact = JobFilter {
+        limit: 25,
+        ..JobFilter::default()
+    };
+    assert_eq!(ledger.list(&exact).await.unwrap().next, None);
+}
+
+pub(super) async fn stats_count_by_lane_state_and_code(database: &impl TestDatabase) {
+    let ledger = database.ledger("a").await;
+    assert_eq!(ledger.stats().await.unwrap(), []);
+    fill(&ledger).await;
+    let row = |lane, state, code: Option<&str>, count| StatRow {
+        lane,
+        state,
+        code: code.map(str::to_owned),
+        count,
+    };
+    let mut stats = ledger.stats().await.unwrap();
+    stats.sort_by_key(|row| (row.lane, row.state, row.code.clone()));
+    let expected = [
+        row(Lane::Upload, State::Running, None, 1),
+        row(Lane::Upload, State::Retrying, Some("SlowDown"), 1),
+        row(Lane::Upload, State::Completed, None, 2),
+        row(Lane::Upload, State::DeadLettered, Some("AccessDenied"), 1),
+        row(Lane::Read, State::Completed, None, 1),
+        row(Lane::Read, State::DeadLettered, Some("NoSuchKey"), 1),
+        row(Lane::Cleanup, State::Abandoned, Some("SlowDown"), 1),
+    ];
+    assert_eq!(stats, expected);
+}
+
+pub(super) async fn only_old_endings_are_purged(database: &impl TestDatabase) {
+    let ledger = database.ledger("a").await;
+    for state in State::ALL
+        .into_iter()
+        .filter(|state| *state != State::Running)
+    {
+        run(&ledger, state.as_str(), state).await;
+    }
+    take(&ledger, request("running")).await;
+    database.pass(DAY).await;
+    run(&ledger, "young", State::Completed).await;
+
+    assert_eq!(ledger.purge(DAY * 2, 100).await.unwrap(), 0);
+    assert_eq!(ledger.purge(DAY, 2).await.unwrap(), 2);
+    assert_eq!(ledger.purge(DAY, 2).await.unwrap(), 1);
+    assert_eq!(ledger.purge(DAY, 2).await.unwrap(), 0);
+    let left: BTreeSet<_> = names(&ledger, &filter()).await.into_iter().collect();
+    let expected = ["interrupted", "requeued", "retrying", "running", "young"];
+    assert_eq!(left, expected.map(str::to_owned).into());
+}
+
+pub(super) async fn a_probe_may_be_repeated(database: &impl TestDatabase) {
+    let (a, b) = (database.ledger("a").await, database.ledger("b").await);
+    for ledger in [&a, &b, &a] {
+        ledger.probe().await.unwrap();
+    }
+}
+
+pub(super) async fn two_workers_never_take_the_same_job(database: &impl TestDatabase) {
+    let (a, b) = (database.ledger("a").await, database.ledger("b").await);
+    for round in 0..10 {
+        let old: Vec<_> = (0..10)
+            .map(|job| request(&format!("old{round}-{job}")))
+            .collect();
+        for (request, claim) in old.iter().zip(a.claim(&old).await.unwrap()) {
+            let Claim::Taken(taken) = claim else {
+                panic!("{claim:?}")
+            };
+            record(&a, ending(request.id.as_str(), taken, State::Retrying)).await;
+        }
+        let mut both = old;
+        both.extend((0..10).map(|job| request(&format!("new{round}-{job}"))));
+        // In different orders, as two writers that don't sort would.
+        let reversed: Vec<_> = both.iter().rev().cloned().collect();
+        let (by_a, by_b) = tokio::join!(a.claim(&both), b.claim(&reversed));
+        let by_b: Vec<_> = by_b.unwrap().into_iter().rev().collect();
+        for (request, pair) in both.iter().zip(by_a.unwrap().iter().zip(&by_b)) {
+            let one_won = matches!(
+                pair,
+                (Claim::Taken(_), Claim::LeasedElsewhere)
+                    | (Claim::LeasedElsewhere, Claim::Taken(_))
+            );
+            assert!(one_won, "{}: {pair:?}", request.id);
+        }
+    }
+}

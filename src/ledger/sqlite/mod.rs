@@ -1,0 +1,216 @@
+//! The ledger in one SQLite file, for a worker that has the machine to itself.
+//!
+//! One connection writes, a few read; the write-ahead log keeps them out of each other's way. A commit
+//! is on disk before it is answered (`synchronous=FULL`). SQLite has no clock of its own but this
+//! machine's, so that clock is the database's time. What a row means is decided in `decision.rs`.
+
+mod migrate;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, SqlitePool,
+    error::DatabaseError,
+    query::Query as SqlxQuery,
+    sqlite::{
+        Sqlite, SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions,
+        SqliteSynchronous,
+    },
+};
+
+pub use migrate::{migrate, pending};
+
+use super::{
+    Claim, ClaimRequest, Committed, Ending, Fence, JobFilter, JobRecord, Ledger, LedgerError,
+    Owner, Page, StatRow,
+    listing::{self, Query, Reader, Value},
+    record::{self, record_columns},
+    trouble::{self, Trouble},
+};
+use crate::job::JobId;
+
+/// How long a statement waits for another process that writes.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a caller waits for a connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections that read.
+const READERS: u32 = 2;
+
+/// A ledger file that is open. Closes when it is dropped.
+#[derive(Debug)]
+pub struct SqliteLedger {
+    owner: Owner,
+    lease: Duration,
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl SqliteLedger {
+    /// Opens a migrated ledger to claim jobs for `owner`, `lease` at a time. Makes no file: [`migrate`] does.
+    pub async fn open(url: &str, owner: Owner, lease: Duration) -> Result<Self, LedgerError> {
+        let ledger = Self::open_existing(url, owner, lease).await?;
+        // A ledger that can't be written is to be known now.
+        ledger.probe().await?;
+        Ok(ledger)
+    }
+
+    /// Opens a migrated ledger for a look; writes nothing. Fails with [`LedgerError::Down`] when the file is
+    /// not there or its schema is behind.
+    pub async fn open_existing(
+        url: &str,
+        owner: Owner,
+        lease: Duration,
+    ) -> Result<Self, LedgerError> {
+        let missing = pending(url).await?;
+        if !missing.is_empty() {
+            let names = missing.join(", ");
+            return Err(LedgerError::Down(format!(
+                "the ledger's schema is behind ({names}): run `brigade migrate`"
+            )));
+        }
+        let options = options(url)?;
+        let pool = || {
+            SqlitePoolOptions::new()
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .test_before_acquire(false)
+        };
+        // Without a lifetime: the one connection keeps its statements and its cache.
+        let writer = pool()
+            .max_connections(1)
+            .max_lifetime(None)
+            .idle_timeout(None);
+        let readers = pool()
+            .max_connections(READERS)
+            .idle_timeout(Duration::from_secs(60));
+        Ok(Self {
+            owner,
+            lease,
+            writer: writer.connect_lazy_with(options.clone()),
+            readers: readers.connect_lazy_with(options.pragma("query_only", "on")),
+        })
+    }
+}
+
+/// Reads the URL. A ledger in memory would forget on exit what it promised to know.
+fn options(url: &str) -> Result<SqliteConnectOptions, LedgerError> {
+    let refused = |why: &str| LedgerError::Refused(format!("ledger.url: {why}"));
+    if url.contains(":memory:") || url.contains("mode=memory") {
+        return Err(refused("a ledger in memory keeps no promise; name a file"));
+    }
+    let options: SqliteConnectOptions = url.parse().map_err(|_| {
+        refused("this is no SQLite URL; sqlite:///var/lib/brigade/ledger.db is one")
+    })?;
+    Ok(options
+        .create_if_missing(false)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT)
+        // KiB of pages, so that the newest ends of the indexes stay in memory. Chosen, not measured.
+        .pragma("cache_size", "-8000")
+        .disable_statement_logging())
+}
+
+fn read_trouble(error: &dyn DatabaseError) -> Trouble {
+    let code = error.code().and_then(|code| code.parse::<i32>().ok());
+    // The low byte is the primary code (https://www.sqlite.org/rescode.html).
+    match code.map(|code| code & 0xff) {
+        // BUSY, LOCKED.
+        Some(5 | 6) => Trouble::Again,
+        // TOOBIG, CONSTRAINT, MISMATCH, RANGE: about the values.
+        Some(18 | 19 | 20 | 25) => Trouble::Refused,
+        // Disk, permission, corruption, memory. Also ERROR, which is what a missing table is: buried jobs would
+        // be the wrong answer to that, and no value of ours can cause it.
+        _ => Trouble::Down,
+    }
+}
+
+type Statement<'q> = SqlxQuery<'q, Sqlite, SqliteArguments>;
+
+/// Retries at once while another process is in the way.
+async fn retrying<T, F>(work: impl FnMut() -> F) -> Result<T, LedgerError>
+where
+    F: Future<Output = Result<T, sqlx::Error>>,
+{
+    trouble::retrying(read_trouble, work).await
+}
+
+#[async_trait]
+impl Ledger for SqliteLedger {
+    async fn claim(&self, requests: &[ClaimRequest]) -> Result<Vec<Claim>, LedgerError> {
+        retrying(|| write::claim(self, requests)).await
+    }
+
+    async fn commit(&self, endings: &[Ending]) -> Result<Vec<Committed>, LedgerError> {
+        retrying(|| write::commit(self, endings)).await
+    }
+
+    async fn renew(&self, held: &[(JobId, Fence)]) -> Result<Vec<bool>, LedgerError> {
+        retrying(|| write::renew(self, held)).await
+    }
+
+    async fn note_buried(&self, held: &[(JobId, Fence)]) -> Result<(), LedgerError> {
+        retrying(|| write::note_buried(self, held)).await
+    }
+
+    async fn get(&self, id: &JobId) -> Result<Option<JobRecord>, LedgerError> {
+        let query = Query::one_job(Self::COLUMNS, id);
+        Ok(self.jobs(&query).await?.pop())
+    }
+
+    async fn list(&self, filter: &JobFilter) -> Result<Page, LedgerError> {
+        listing::list(self, filter).await
+    }
+
+    async fn stats(&self) -> Result<Vec<StatRow>, LedgerError> {
+        retrying(|| async {
+            let rows = sqlx::query(listing::STATS).fetch_all(&self.readers).await?;
+            rows.iter().map(record::stat).collect()
+        })
+        .await
+    }
+
+    async fn purge(&self, retention: Duration, limit: u32) -> Result<u64, LedgerError> {
+        retrying(|| write::purge(self, retention, limit)).await
+    }
+
+    async fn probe(&self) -> Result<(), LedgerError> {
+        retrying(|| write::probe(self)).await
+    }
+}
+
+#[async_trait]
+impl Reader for SqliteLedger {
+    const COLUMNS: &'static str = record_columns!("result");
+
+    async fn count(&self, query: &Query) -> Result<i64, LedgerError> {
+        retrying(|| async {
+            let row = bound(query).fetch_one(&self.readers).await?;
+            record::LedgerRow::number(&row, 0)
+        })
+        .await
+    }
+
+    async fn jobs(&self, query: &Query) -> Result<Vec<JobRecord>, LedgerError> {
+        retrying(|| async {
+            let rows = bound(query).fetch_all(&self.readers).await?;
+            rows.iter().map(record::record).collect()
+        })
+        .await
+    }
+}
+
+/// The SQL comes from `listing.rs`, which puts every value of a user into `values`.
+fn bound(query: &Query) -> Statement<'_> {
+    let statement = sqlx::query(AssertSqlSafe(query.sql.as_str()));
+    query
+        .values
+        .iter()
+        .fold(statement, |statement, value| match value {
+            Value::Text(text) => statement.bind(text.as_str()),
+            Value::Number(number) => statement.bind(number),
+        })
+}

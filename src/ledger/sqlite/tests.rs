@@ -1,0 +1,210 @@
+//! The contract on SQLite, and what only a file can get wrong.
+
+use std::sync::Arc;
+
+use sqlx::{Executor, Row, SqlSafeStr, Statement as _};
+use tempfile::TempDir;
+
+use super::*;
+use crate::ledger::{
+    contract_tests::{LEASE, TestDatabase, ledger_contract, owner},
+    listing::Planned,
+};
+
+struct Database {
+    directory: TempDir,
+    url: String,
+}
+
+impl Database {
+    fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let url = format!("sqlite://{}", directory.path().join("ledger.db").display());
+        Self { directory, url }
+    }
+
+    async fn open(&self, worker: &str) -> SqliteLedger {
+        SqliteLedger::open(&self.url, owner(worker), LEASE)
+            .await
+            .unwrap()
+    }
+}
+
+#[async_trait]
+impl TestDatabase for Database {
+    async fn ledger(&self, worker: &str) -> Arc<dyn Ledger> {
+        Arc::new(self.open(worker).await)
+    }
+
+    async fn pass(&self, time: Duration) {
+        let ledger = self.open("clock").await;
+        let older =
+            "update jobs set leased_until = leased_until - $1, finished_at = finished_at - $1";
+        let micros = i64::try_from(time.as_micros()).unwrap();
+        sqlx::query(older)
+            .bind(micros)
+            .execute(&ledger.writer)
+            .await
+            .unwrap();
+    }
+}
+
+async fn migrated(_: &str) -> Option<Database> {
+    let database = Database::new();
+    migrate(&database.url).await.unwrap();
+    Some(database)
+}
+
+ledger_contract!(migrated);
+
+#[tokio::test]
+async fn every_statement_can_be_prepared() {
+    let database = migrated("").await.unwrap();
+    let ledger = database.open("a").await;
+    let statements = [
+        write::INSERT,
+        write::LOOK,
+        write::TAKE,
+        write::COMMIT,
+        write::RENEW,
+        write::NOTE_BURIED,
+        write::PURGE,
+        write::PROBE,
+        listing::STATS,
+    ];
+    for sql in statements {
+        let prepared = ledger.writer.prepare(sql.into_sql_str()).await;
+        assert!(prepared.is_ok(), "{sql}: {:?}", prepared.err());
+    }
+    for Planned { query, .. } in listing::every_query(SqliteLedger::COLUMNS) {
+        let sql = AssertSqlSafe(query.sql.clone());
+        let prepared = ledger.readers.prepare(sql.into_sql_str()).await;
+        let parameters = prepared
+            .as_ref()
+            .ok()
+            .and_then(|statement| statement.parameters());
+        assert!(prepared.is_ok(), "{}: {:?}", query.sql, prepared.err());
+        assert_eq!(
+            parameters.map(|known| known.unwrap_right()),
+            Some(query.values.len()),
+            "{}",
+            query.sql
+        );
+    }
+}
+
+#[tokio::test]
+async fn every_list_is_a_range_of_the_index_that_leads_it() {
+    let database = migrated("").await.unwrap();
+    let ledger = database.open("a").await;
+    for planned in listing::every_query(SqliteLedger::COLUMNS) {
+        let explain = Query {
+            sql: format!("explain query plan {}", planned.query.sql),
+            ..planned.query
+        };
+        let rows = bound(&explain).fetch_all(&ledger.readers).await.unwrap();
+        let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+        let plan = plan.join("; ");
+        let index = format!("INDEX {}", planned.index);
+        assert!(plan.contains(&index), "{}\n{plan}", explain.sql);
+        let sorts = plan.contains("TEMP B-TREE");
+        assert_eq!(sorts, planned.sorts, "{}\n{plan}", explain.sql);
+    }
+}
+
+#[tokio::test]
+async fn a_fleet_may_migrate_at_once() {
+    let database = Database::new();
+    assert_eq!(pending(&database.url).await.unwrap(), ["0001_jobs"]);
+    let migrations = (0..8).map(|_| migrate(&database.url));
+    for migrated in futures_util::future::join_all(migrations).await {
+        migrated.unwrap();
+    }
+    assert!(pending(&database.url).await.unwrap().is_empty());
+    migrate(&database.url).await.unwrap();
+    database.open("a").await.probe().await.unwrap();
+}
+
+#[tokio::test]
+async fn opening_makes_no_file_and_says_what_to_do() {
+    let database = Database::new();
+    for error in [
+        SqliteLedger::open(&database.url, owner("a"), LEASE)
+            .await
+            .unwrap_err(),
+        SqliteLedger::open_existing(&database.url, owner("a"), LEASE)
+            .await
+            .unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("brigade migrate"), "{error}");
+    }
+    let files = std::fs::read_dir(database.directory.path())
+        .unwrap()
+        .count();
+    assert_eq!(files, 0);
+}
+
+#[tokio::test]
+async fn what_can_be_no_ledger_is_refused_with_a_reason() {
+    let directory = TempDir::new().unwrap();
+    let nowhere = directory.path().join("missing/ledger.db");
+    let no_database = directory.path().join("text");
+    std::fs::write(
+        &no_database,
+        "this is no database, it is a text of some length".repeat(20),
+    )
+    .unwrap();
+    for (url, reason) in [
+        ("sqlite::memory:".to_owned(), "in memory"),
+        ("sqlite://x.db?mode=memory".to_owned(), "in memory"),
+        ("sqlite://x.db?colour=red".to_owned(), "no SQLite URL"),
+        (
+            format!("sqlite://{}", nowhere.display()),
+            "there is no folder",
+        ),
+        (
+            format!("sqlite://{}", no_database.display()),
+            "not a database",
+        ),
+    ] {
+        let error = migrate(&url).await.unwrap_err().to_string();
+        assert!(error.contains(reason), "{url}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_written_is_down_and_not_refused() {
+    let database = migrated("").await.unwrap();
+    let ledger = database.open("a").await;
+    sqlx::query("pragma query_only = on")
+        .execute(&ledger.writer)
+        .await
+        .unwrap();
+    let error = ledger.probe().await.unwrap_err();
+    assert!(matches!(error, LedgerError::Down(_)), "{error}");
+    sqlx::query("pragma query_only = off")
+        .execute(&ledger.writer)
+        .await
+        .unwrap();
+    ledger.probe().await.unwrap();
+    // A schema that is gone says nothing about a job.
+    sqlx::query("drop table ledger_probe")
+        .execute(&ledger.writer)
+        .await
+        .unwrap();
+    let error = ledger.probe().await.unwrap_err();
+    assert!(matches!(error, LedgerError::Down(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_commit_is_on_disk_before_it_is_answered() {
+    let database = migrated("").await.unwrap();
+    let ledger = database.open("a").await;
+    let pragma =
+        async |sql: &'static str| sqlx::query(sql).fetch_one(&ledger.writer).await.unwrap();
+    assert_eq!(
+        pragma("pragma journal_mode").await.get::<String, _>(0),
+        "wal"
+    );
+    assert_eq!(pragma("pragma synchronous").await.get::<i64, _>(0), 2);
+}
