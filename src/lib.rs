@@ -6,3 +6,4 @@ pub mod job;
 pub mod ledger;
 pub mod metrics;
 pub mod resilience;
+pub mod storage;

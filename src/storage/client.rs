@@ -1,0 +1,309 @@
+//! Builds the S3 clients: one a lane, every setting of it written down here.
+//!
+//! Nothing is left to the SDK's defaults that may change behaviour (facts: s3.md, 1): `AWS_RETRY_MODE` and
+//! `AWS_MAX_ATTEMPTS` have no say, since retries are ours (`guard.rs`) and the SDK only limits the rate.
+//! Credentials, region and endpoint come from where every AWS tool looks for them.
+
+use std::time::Duration;
+
+use aws_config::{
+    SdkConfig,
+    default_provider::credentials::DefaultCredentialsChain,
+    ecs::EcsCredentialsProvider,
+    environment::{EnvironmentVariableCredentialsProvider, EnvironmentVariableRegionProvider},
+    imds::region::ImdsRegionProvider,
+    meta::{credentials::CredentialsProviderChain, region::RegionProviderChain},
+    profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider},
+    web_identity_token::WebIdentityTokenCredentialsProvider,
+};
+use aws_sdk_s3::{
+    Client,
+    config::{
+        self, BehaviorVersion, Credentials, HttpClient, Region, RequestChecksumCalculation,
+        ResponseChecksumValidation, SharedCredentialsProvider, SharedHttpClient,
+        StalledStreamProtectionConfig,
+        http::HttpRequest,
+        retry::{RetryConfig, RetryPartition},
+        timeout::TimeoutConfig,
+    },
+};
+use aws_smithy_http_client::tls;
+use aws_types::service_config::ServiceConfigKey;
+
+use crate::job::{Failure, FailureClass, Lane};
+
+/// S3 closes idle connections after 5 to 20 s; a stale one costs an attempt.
+const POOL_IDLE: Duration = Duration::from_secs(4);
+/// A body below 1 B/s for this long is given up by the SDK; starved runtimes trip over shorter ones.
+const STALL_GRACE: Duration = Duration::from_secs(20);
+/// What a store of one's own wants in signatures when it has no regions.
+const NO_REGION: &str = "us-east-1";
+
+/// When the SDK computes and checks checksums that S3 does not insist on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checksums {
+    /// For AWS itself whenever supported; for a custom endpoint when required, as many stores refuse them.
+    Auto,
+    /// Always.
+    WhenSupported,
+    /// Only where S3 insists.
+    WhenRequired,
+}
+
+/// What the operator says about S3. `None` leaves it to the standard `AWS_*` variables and files.
+#[derive(Debug, Clone)]
+pub struct StorageSettings {
+    /// `http://` or `https://` URL of a store other than AWS.
+    pub endpoint: Option<String>,
+    /// Region of all buckets.
+    pub region: Option<String>,
+    /// Bucket in the path instead of the host; by default for custom endpoints.
+    pub force_path_style: Option<bool>,
+    /// Longest wait for an answer, before the part that grows with the size.
+    pub attempt_timeout: Duration,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// See [`Checksums`].
+    pub checksums: Checksums,
+    /// Fixed credentials, for tests and the demo.
+    pub credentials: Option<Credentials>,
+}
+
+/// One client a lane, each with a rate limiter of its own. Cheap to share, built once.
+#[derive(Debug)]
+pub struct Clients {
+    /// By [`Lane::index`].
+    lanes: [Client; 3],
+    pub(super) attempt_timeout: Duration,
+    connect_timeout: Duration,
+    /// Why no call can be made at all.
+    pub(super) misconfigured: Option<Failure>,
+}
+
+impl Clients {
+    /// Reads what the environment and AWS's files say, and builds the clients. Asks the network for
+    /// nothing but a missing region of AWS itself. What is wrong shows in each operation as class
+    /// `credentials`: the worker's settings are at fault, and its jobs must wait.
+    pub async fn build(settings: &StorageSettings) -> Self {
+        let http = aws_smithy_http_client::Builder::new()
+            .pool_idle_timeout(POOL_IDLE)
+            .tls_provider(tls::Provider::Rustls(
+                tls::rustls_provider::CryptoMode::AwsLc,
+            ))
+            .build_https();
+        let region = settings.region.clone().map(Region::new);
+        let shared = aws_config::defaults(BehaviorVersion::v2026_01_12())
+            .region(
+                RegionProviderChain::first_try(region)
+                    .or_else(EnvironmentVariableRegionProvider::new())
+                    .or_else(ProfileFileRegionProvider::new()),
+            )
+            // The chain depends on the endpoint, which is only known after this.
+            .no_credentials()
+            .load()
+            .await;
+        let endpoint = endpoint_of(&shared, settings);
+        let region = match (shared.region(), &endpoint) {
+            (Some(region), _) => Some(region.clone()),
+            (None, Some(_)) => Some(Region::new(NO_REGION)),
+            (None, None) => {
+                RegionProviderChain::first_try(ImdsRegionProvider::builder().build())
+                    .region()
+                    .await
+            }
+        };
+        let credentials = match &settings.credentials {
+            Some(credentials) => SharedCredentialsProvider::new(credentials.clone()),
+            None => credentials_of(endpoint.as_deref(), region.clone()).await,
+        };
+        let shared = shared
+            .into_builder()
+            .region(region)
+            .credentials_provider(credentials)
+            .build();
+        Self::from_shared(&shared, settings, http)
+    }
+
+    /// Builds the clients from what was found. The endpoint is looked up in both.
+    pub(super) fn from_shared(
+        shared: &SdkConfig,
+        settings: &StorageSettings,
+        http: impl HttpClient + 'static,
+    ) -> Self {
+        let endpoint = endpoint_of(shared, settings);
+        let custom = endpoint.is_some();
+        let path_style = settings.force_path_style.unwrap_or(custom);
+        let checksums = match settings.checksums {
+            Checksums::Auto if custom => Checksums::WhenRequired,
+            Checksums::Auto => Checksums::WhenSupported,
+            explicit => explicit,
+        };
+        let misconfigured = misconfigured(shared, endpoint.as_deref());
+        if let Some(failure) = &misconfigured {
+            tracing::error!(
+                code = failure.code,
+                "S3 can't be called: {}",
+                failure.message
+            );
+        }
+        tracing::info!(
+            endpoint = endpoint.as_deref().unwrap_or("aws"),
+            region = shared.region().map_or("none", AsRef::as_ref),
+            path_style,
+            ?checksums,
+            attempt_timeout_s = settings.attempt_timeout.as_secs_f64(),
+            connect_timeout_s = settings.connect_timeout.as_secs_f64(),
+            retries = "adaptive limiter, 1 attempt a call",
+            "S3 settings"
+        );
+        let http = SharedHttpClient::new(http);
+        let timeouts = timeouts(settings.attempt_timeout, settings.connect_timeout);
+        let client = |lane: Lane| {
+            let mut builder = config::Builder::from(shared)
+                .http_client(http.clone())
+                // The limiter is asked before the attempt and told after it; one attempt, so that ours don't multiply.
+                .retry_config(RetryConfig::adaptive().with_max_attempts(1))
+                // Else all clients of a region share one limiter, and cleanup would slow uploads down.
+                .retry_partition(RetryPartition::custom(lane.as_str()).build())
+                .timeout_config(timeouts.clone())
+                .stalled_stream_protection(
+                    StalledStreamProtectionConfig::enabled()
+                        .grace_period(STALL_GRACE)
+                        .build(),
+                )
+                .force_path_style(path_style)
+                // One request a call: a bucket's name must not make the SDK ask for a session first.
+                .disable_s3_express_session_auth(true)
+                .behavior_version(BehaviorVersion::v2026_01_12());
+            builder.set_endpoint_url(endpoint.clone());
+            match checksums {
+                Checksums::Auto | Checksums::WhenSupported => builder
+                    .request_checksum_calculation(RequestChecksumCalculation::WhenSupported)
+                    .response_checksum_validation(ResponseChecksumValidation::WhenSupported),
+                Checksums::WhenRequired => builder
+                    .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+                    .response_checksum_validation(ResponseChecksumValidation::WhenRequired),
+            }
+        };
+        Self {
+            lanes: Lane::ALL.map(|lane| Client::from_conf(client(lane).build())),
+            attempt_timeout: settings.attempt_timeout,
+            connect_timeout: settings.connect_timeout,
+            misconfigured,
+        }
+    }
+
+    /// The lane's client.
+    pub(super) const fn of(&self, lane: Lane) -> &Client {
+        &self.lanes[lane.index()]
+    }
+
+    /// Time-outs for one call that moves `size` bytes: one second more for each mebibyte.
+    ///
+    /// It goes into the SDK, never around `send()`: the rate limiter waits inside `send()`, and an outer
+    /// timer failed healthy calls in measurement (facts: s3.md, 3).
+    pub(super) fn timeouts_for(&self, size: u64) -> TimeoutConfig {
+        let more = Duration::from_secs_f64(size as f64 / (1024.0 * 1024.0));
+        timeouts(self.attempt_timeout + more, self.connect_timeout)
+    }
+}
+
+fn timeouts(attempt: Duration, connect: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(connect)
+        .operation_attempt_timeout(attempt)
+        .build()
+}
+
+/// The custom endpoint: the setting, `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, or their like in a profile.
+fn endpoint_of(shared: &SdkConfig, settings: &StorageSettings) -> Option<String> {
+    let for_s3 = || {
+        let key = ServiceConfigKey::builder()
+            .service_id("S3")
+            .env("AWS_ENDPOINT_URL")
+            .profile("endpoint_url")
+            .build();
+        shared.service_config()?.load_config(key.ok()?)
+    };
+    let for_all = || shared.endpoint_url().map(str::to_owned);
+    settings.endpoint.clone().or_else(for_s3).or_else(for_all)
+}
+
+/// The standard chain. A store on this very machine is no reason to ask EC2's metadata service, which
+/// takes seconds to fail elsewhere.
+async fn credentials_of(
+    endpoint: Option<&str>,
+    region: Option<Region>,
+) -> SharedCredentialsProvider {
+    if endpoint.is_some_and(is_loopback) {
+        let chain = CredentialsProviderChain::first_try(
+            "Environment",
+            EnvironmentVariableCredentialsProvider::new(),
+        )
+        .or_else("Profile", ProfileFileCredentialsProvider::builder().build())
+        .or_else(
+            "WebIdentityToken",
+            WebIdentityTokenCredentialsProvider::builder().build(),
+        )
+        .or_else("EcsContainer", EcsCredentialsProvider::builder().build());
+        return SharedCredentialsProvider::new(chain);
+    }
+    let chain = DefaultCredentialsChain::builder()
+        .region(region)
+        .build()
+        .await;
+    SharedCredentialsProvider::new(chain)
+}
+
+fn is_loopback(endpoint: &str) -> bool {
+    let rest = endpoint
+        .split_once("://")
+        .map_or(endpoint, |(_, rest)| rest);
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    ["localhost", "127.", "[::1]"]
+        .iter()
+        .any(|local| authority.starts_with(local))
+}
+
+/// Refuses bucket names that would change the URL's host or path: directory buckets and outposts, which the
+/// SDK gives a host of their own even with path style, and the names of folders. Else a message could
+/// steer the worker to hosts that don't exist, and open the circuit for everybody.
+pub(super) fn check_bucket(bucket: &str) -> Result<(), Failure> {
+    let special = ["--x-s3", "--xa-s3", "--op-s3"];
+    if matches!(bucket, "." | "..") || special.iter().any(|suffix| bucket.ends_with(suffix)) {
+        let message = format!("bucket {bucket} is of a kind that is not supported");
+        return Err(Failure::ours(
+            FailureClass::Permanent,
+            "unsupported_bucket",
+            message,
+        ));
+    }
+    Ok(())
+}
+
+/// Why no job can be done, if that can be seen now. Such a fault must not reach the classifier as a
+/// fault of each job: it would bury the whole queue.
+fn misconfigured(shared: &SdkConfig, endpoint: Option<&str>) -> Option<Failure> {
+    let failure = |code, message: String| {
+        let failure = Failure::ours(FailureClass::Credentials, code, message);
+        Some(Failure {
+            called: true,
+            ..failure
+        })
+    };
+    if shared.region().is_none() {
+        let message = "no region: set s3.region or AWS_REGION";
+        return failure("region_missing", message.to_owned());
+    }
+    let endpoint = endpoint?;
+    let is_web = endpoint.starts_with("http://") || endpoint.starts_with("https://");
+    if is_web && HttpRequest::empty().set_uri(endpoint).is_ok() {
+        return None;
+    }
+    let message = format!("the endpoint {endpoint} is not an http:// or https:// URL");
+    failure("endpoint_invalid", message)
+}
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

@@ -1,0 +1,169 @@
+//! Runs a job's operation against S3: the only code that knows aws-sdk-s3.
+//!
+//! [`Storage::run`] is the whole seam: a job and its [`CallContext`] go in, a [`Done`] or a [`Stop`] comes
+//! out. Breaker, attempts, waits, verdict and metrics are in `guard.rs`, once for all operations; what an
+//! error means is in `error.rs`. It knows nothing of queues and of the ledger; the lease is a question it
+//! is given to ask.
+
+mod cleanup;
+mod client;
+mod error;
+mod guard;
+#[cfg(test)]
+mod script;
+mod service;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU32},
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
+
+use cleanup::CleanupService;
+pub use client::{Checksums, Clients, StorageSettings};
+use guard::Caller;
+use service::StorageService;
+
+use crate::{
+    job::{Failure, Job, JobResult, Operation},
+    metrics::Metrics,
+    resilience::{CircuitBreaker, Permit, Refused, RetryPolicy},
+};
+
+/// S3, as jobs use it. Built once, shared by all lanes.
+#[derive(Debug)]
+pub struct Storage {
+    clients: Clients,
+    metrics: Arc<Metrics>,
+    /// A fresh random number from 0 to 1, for the jitter of waits.
+    chance: fn() -> f64,
+}
+
+impl Storage {
+    /// `chance` gives fresh random numbers from 0 to 1.
+    pub const fn new(clients: Clients, metrics: Arc<Metrics>, chance: fn() -> f64) -> Self {
+        Self {
+            clients,
+            metrics,
+            chance,
+        }
+    }
+
+    /// Runs the job's operation to its end: done, failed after its attempts, refused by the breaker, or
+    /// no longer ours. May be dropped at any await: slot and permits are given back, without a verdict.
+    pub async fn run(&self, job: &Job, context: &CallContext) -> Result<Done, Stop> {
+        client::check_bucket(job.operation.bucket()).map_err(Stop::Failed)?;
+        let caller = Caller::new(self, job, context);
+        match &job.operation {
+            Operation::PutObject(put) => StorageService(caller).put_object(put).await,
+            Operation::GetObject(get) => StorageService(caller).get_object(get).await,
+            Operation::HeadObject(head) => StorageService(caller).head_object(head).await,
+            Operation::ListObjects(list) => StorageService(caller).list_objects(list).await,
+            Operation::DeleteObject(delete) => CleanupService(caller).delete_object(delete).await,
+            Operation::DeleteObjects(delete) => CleanupService(caller).delete_objects(delete).await,
+        }
+    }
+}
+
+/// Under which rules one job calls S3; made anew for each run.
+#[derive(Debug)]
+pub struct CallContext {
+    /// The lane's circuit; cleanup has none.
+    pub breaker: Option<Arc<CircuitBreaker>>,
+    /// A reserved probe, which the job's first guarded operation takes. Nothing awaits under the lock.
+    pub probe: Mutex<Option<Permit>>,
+    /// The lane's S3 calls at a time; a waiting job holds none.
+    pub slots: Arc<Semaphore>,
+    /// Attempts and waits of one guarded operation.
+    pub retry: RetryPolicy,
+    /// Largest object, or JSON of a list, in a reply; in bytes.
+    pub max_reply_bytes: u64,
+    /// Raised for every S3 request made, second looks and pages included.
+    pub calls: Arc<AtomicU32>,
+    /// Asked before each attempt; `None` when nothing is claimed, as for a read that is run again for its answer.
+    pub lease: Option<Lease>,
+}
+
+impl CallContext {
+    fn take_probe(&self) -> Option<Permit> {
+        self.probe
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+/// The question whether the job is still ours.
+pub struct Lease(Box<Question>);
+
+type Question = dyn Fn() -> BoxFuture<'static, Result<bool, String>> + Send + Sync;
+
+impl Lease {
+    /// `ask` answers true while the job is ours, false when another worker has taken it, and an error
+    /// with a reason for people when that can't be known.
+    pub fn new(
+        ask: impl Fn() -> BoxFuture<'static, Result<bool, String>> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Box::new(ask))
+    }
+
+    async fn check(&self) -> Result<(), Stop> {
+        match (self.0)().await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Stop::LeaseLost),
+            Err(why) => Err(Stop::LedgerDown(why)),
+        }
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lease")
+    }
+}
+
+/// The operation succeeded.
+#[derive(Debug)]
+pub struct Done {
+    /// For ledger, reply and events.
+    pub result: JobResult,
+    /// An object's bytes, for the reply.
+    pub body: Option<ReplyBody>,
+}
+
+impl From<JobResult> for Done {
+    fn from(result: JobResult) -> Self {
+        Self { result, body: None }
+    }
+}
+
+/// An object's bytes as a reply carries them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplyBody {
+    /// The object, or the range asked for.
+    pub bytes: Bytes,
+    /// The object's MIME type, as S3 has it.
+    pub content_type: Option<String>,
+}
+
+/// Why an operation ended without success.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// For good, or after all attempts.
+    Failed(Failure),
+    /// By the breaker: nothing is known of the job, so it costs it nothing.
+    Refused(Refused),
+    /// Another worker has taken the job over; its outcome is no longer ours to say.
+    LeaseLost,
+    /// The ledger can't say whether the job is still ours, and why.
+    LedgerDown(String),
+}
+
+impl From<Refused> for Stop {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}

@@ -1,0 +1,400 @@
+//! A scripted S3 in process, for tests: answers in order, no network, Tokio's clock also for the SDK, so
+//! that a paused runtime pauses its rate limiter and time-outs too.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_s3::{
+    config::{
+        Credentials, HttpClient, RuntimeComponents, SharedCredentialsProvider,
+        http::{HttpRequest, HttpResponse},
+    },
+    error::ConnectorError,
+    primitives::SdkBody,
+};
+use aws_smithy_async::time::TimeSource;
+use aws_smithy_runtime_api::client::http::{
+    HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http_body_util::StreamBody;
+use tokio::{sync::Semaphore, time::Instant};
+
+use super::{CallContext, Checksums, Clients, Done, Lease, Stop, Storage, StorageSettings};
+use crate::{
+    job::{Carried, Failure, Job, JobId, Operation},
+    metrics::Metrics,
+    resilience::{CircuitBreaker, CircuitSettings, RetryPolicy, TokioClock},
+};
+
+/// What the script answers to one request.
+#[derive(Debug, Clone)]
+pub(super) enum Answer {
+    /// Status, headers and the whole body.
+    Reply(u16, Vec<(&'static str, String)>, String),
+    /// A 200 whose body sends these chunks and then never another byte.
+    Stalls(Vec<&'static str>),
+    /// The connection is reset.
+    Reset,
+    /// Nothing ever comes.
+    Silence,
+}
+
+impl Answer {
+    pub(super) fn status(status: u16) -> Self {
+        Self::Reply(status, Vec::new(), String::new())
+    }
+
+    pub(super) fn body(status: u16, body: &str) -> Self {
+        Self::Reply(status, Vec::new(), body.to_owned())
+    }
+
+    /// An error as S3 writes it.
+    pub(super) fn error(status: u16, code: &str) -> Self {
+        let xml = format!("<Error><Code>{code}</Code><Message>the message</Message></Error>");
+        Self::Reply(status, vec![("x-amz-request-id", "REQ1".to_owned())], xml)
+    }
+
+    pub(super) fn header(mut self, name: &'static str, value: impl ToString) -> Self {
+        if let Self::Reply(_, headers, _) = &mut self {
+            headers.push((name, value.to_string()));
+        }
+        self
+    }
+}
+
+/// One request as it arrived.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) method: String,
+    pub(super) uri: String,
+    pub(super) headers: BTreeMap<String, String>,
+    pub(super) body: String,
+    pub(super) at: Instant,
+}
+
+/// The answers still to give, and the requests seen.
+#[derive(Debug)]
+pub(super) struct Script {
+    answers: Mutex<VecDeque<Answer>>,
+    /// Given when the answers are used up.
+    lasting: Answer,
+    seen: Mutex<Vec<Seen>>,
+}
+
+impl Script {
+    fn next(&self) -> Answer {
+        self.answers
+            .lock()
+            .unwrap()
+            .pop_front()
+            .unwrap_or_else(|| self.lasting.clone())
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Connector(Arc<Script>);
+
+impl HttpClient for Connector {
+    fn http_connector(
+        &self,
+        _settings: &HttpConnectorSettings,
+        _components: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        SharedHttpConnector::new(self.clone())
+    }
+}
+
+impl HttpConnector for Connector {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let headers = request.headers().iter();
+        let body = request.body().bytes().unwrap_or_default();
+        self.0.seen.lock().unwrap().push(Seen {
+            method: request.method().to_owned(),
+            uri: request.uri().to_owned(),
+            headers: headers
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
+            body: String::from_utf8_lossy(body).into_owned(),
+            at: Instant::now(),
+        });
+        let answer = self.0.next();
+        HttpConnectorFuture::new(async move {
+            match answer {
+                Answer::Reply(status, headers, body) => {
+                    Ok(response(status, &headers, SdkBody::from(body)))
+                }
+                Answer::Stalls(chunks) => {
+                    let chunks = chunks.into_iter().map(|chunk| {
+                        Ok::<_, std::io::Error>(http_body::Frame::data(Bytes::from(chunk)))
+                    });
+                    let frames = stream::iter(chunks).chain(stream::pending());
+                    let body = SdkBody::from_body_1_x(StreamBody::new(frames));
+                    Ok(response(200, &[], body))
+                }
+                Answer::Reset => {
+                    let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+                    Err(ConnectorError::io(reset.into()))
+                }
+                Answer::Silence => std::future::pending().await,
+            }
+        })
+    }
+}
+
+fn response(status: u16, headers: &[(&'static str, String)], body: SdkBody) -> HttpResponse {
+    let mut response = HttpResponse::new(status.try_into().unwrap(), body);
+    for (name, value) in headers {
+        response.headers_mut().insert(*name, value.clone());
+    }
+    response
+}
+
+/// Tokio's clock with a date, for signatures and the rate limiter.
+#[derive(Debug)]
+struct TokioTime(Instant);
+
+impl TimeSource for TokioTime {
+    fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_774_000_000) + self.0.elapsed()
+    }
+}
+
+/// A storage on a script, and everything a lane would give it.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) script: Arc<Script>,
+    pub(super) storage: Arc<Storage>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) breaker: Arc<CircuitBreaker>,
+    pub(super) slots: Arc<Semaphore>,
+    pub(super) calls: Arc<AtomicU32>,
+    pub(super) max_reply_bytes: u64,
+}
+
+pub(super) fn settings() -> StorageSettings {
+    StorageSettings {
+        endpoint: Some("http://s3.test:9000".to_owned()),
+        region: None,
+        force_path_style: None,
+        attempt_timeout: Duration::from_secs(10),
+        connect_timeout: Duration::from_secs(3),
+        checksums: Checksums::Auto,
+        credentials: None,
+    }
+}
+
+/// What the environment says in tests: a region, keys and a paused clock.
+pub(super) fn shared(credentials: Option<Credentials>) -> SdkConfig {
+    let mut builder = SdkConfig::builder()
+        .behavior_version(BehaviorVersion::v2026_01_12())
+        .region(Region::new("us-east-1"))
+        .time_source(TokioTime(Instant::now()));
+    builder.set_credentials_provider(credentials.map(SharedCredentialsProvider::new));
+    builder.build()
+}
+
+pub(super) fn keys() -> Option<Credentials> {
+    Some(Credentials::new("AKID", "SECRET", None, None, "test"))
+}
+
+impl Stage {
+    /// These answers in order, and the last of them for ever.
+    pub(super) fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
+        Self::with(answers, &settings(), &shared(keys()))
+    }
+
+    pub(super) fn with(
+        answers: impl IntoIterator<Item = Answer>,
+        settings: &StorageSettings,
+        shared: &SdkConfig,
+    ) -> Self {
+        let answers: VecDeque<_> = answers.into_iter().collect();
+        let script = Arc::new(Script {
+            lasting: answers.back().cloned().unwrap_or(Answer::Silence),
+            answers: Mutex::new(answers),
+            seen: Mutex::default(),
+        });
+        let clients = Clients::from_shared(shared, settings, Connector(Arc::clone(&script)));
+        let metrics = Arc::new(Metrics::try_new(50).unwrap());
+        let numbers = CircuitSettings {
+            failure_threshold: 5,
+            open_base: Duration::from_secs(5),
+            open_max: Duration::from_secs(60),
+            half_open_permits: 1,
+            probe_timeout: Duration::from_secs(60),
+        };
+        Self {
+            script,
+            storage: Arc::new(Storage::new(clients, Arc::clone(&metrics), || 0.5)),
+            metrics,
+            breaker: CircuitBreaker::new(
+                numbers,
+                Arc::new(TokioClock),
+                || 0.5,
+                Box::new(|_, _| {}),
+            ),
+            slots: Arc::new(Semaphore::new(2)),
+            calls: Arc::default(),
+            max_reply_bytes: 1000,
+        }
+    }
+
+    pub(super) fn context(&self) -> CallContext {
+        CallContext {
+            breaker: Some(Arc::clone(&self.breaker)),
+            probe: Mutex::new(None),
+            slots: Arc::clone(&self.slots),
+            retry: RetryPolicy {
+                max_attempts: 3,
+                base_delay: Duration::from_secs(1),
+                multiplier: 2.0,
+                jitter: 0.2,
+            },
+            max_reply_bytes: self.max_reply_bytes,
+            calls: Arc::clone(&self.calls),
+            lease: None,
+        }
+    }
+
+    pub(super) async fn run(&self, operation: Operation) -> Result<Done, Stop> {
+        self.run_in(operation, &self.context()).await
+    }
+
+    pub(super) async fn run_in(
+        &self,
+        operation: Operation,
+        context: &CallContext,
+    ) -> Result<Done, Stop> {
+        self.storage.run(&job(operation), context).await
+    }
+
+    /// The failure of an operation that must fail.
+    pub(super) async fn failure(&self, operation: Operation) -> Failure {
+        match self.run(operation).await {
+            Err(Stop::Failed(failure)) => failure,
+            other => panic!("expected a failure, got {other:?}"),
+        }
+    }
+
+    pub(super) fn seen(&self) -> Vec<Seen> {
+        self.script.seen.lock().unwrap().clone()
+    }
+
+    /// Requests as `METHOD path`.
+    pub(super) fn requests(&self) -> usize {
+        self.script.seen.lock().unwrap().len()
+    }
+
+    pub(super) fn calls(&self) -> u32 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// `s3_operations_total` of bucket `b`.
+    pub(super) fn operations(&self, operation: &str, result: &str) -> u64 {
+        self.metrics
+            .s3_operations
+            .with_label_values(&[operation, "b", result])
+            .get()
+    }
+
+    pub(super) fn failures_in_a_row(&self) -> u32 {
+        self.breaker.snapshot().consecutive_failures
+    }
+}
+
+/// Job `job-1`, which nobody waits for.
+pub(super) fn job(operation: Operation) -> Job {
+    Job {
+        id: JobId::parse("job-1").unwrap(),
+        operation,
+        reply_to: None,
+        correlation_id: None,
+        published_at: None,
+        carried: Carried::default(),
+    }
+}
+
+/// A lease that is asked `asked` times with this answer.
+pub(super) fn lease(answer: Result<bool, String>, asked: &Arc<AtomicU32>) -> Option<Lease> {
+    let asked = Arc::clone(asked);
+    Some(Lease::new(move || {
+        asked.fetch_add(1, Ordering::Relaxed);
+        let answer = answer.clone();
+        Box::pin(async move { answer })
+    }))
+}
+
+/// Operations on bucket `b`, key `k`.
+pub(super) mod op {
+    use super::Operation;
+    use crate::job::operation::{
+        DeleteObject, DeleteObjects, GetObject, HeadObject, ListObjects, PutObject, PutOptions,
+    };
+
+    pub(in super::super) fn put(options: PutOptions) -> Operation {
+        let body = bytes::Bytes::from_static(b"hello");
+        Operation::PutObject(PutObject {
+            bucket: "b".into(),
+            key: "k".into(),
+            body,
+            options,
+        })
+    }
+
+    pub(in super::super) fn head() -> Operation {
+        Operation::HeadObject(HeadObject {
+            bucket: "b".into(),
+            key: "k".into(),
+            version_id: None,
+        })
+    }
+
+    pub(in super::super) fn get() -> Operation {
+        get_range(None)
+    }
+
+    pub(in super::super) fn get_range(range: Option<&str>) -> Operation {
+        Operation::GetObject(GetObject {
+            bucket: "b".into(),
+            key: "k".into(),
+            range: range.map(str::to_owned),
+            version_id: None,
+        })
+    }
+
+    pub(in super::super) fn list(max_keys: u32) -> Operation {
+        Operation::ListObjects(ListObjects {
+            bucket: "b".into(),
+            prefix: None,
+            delimiter: None,
+            max_keys,
+            start_after: Some("a".into()),
+        })
+    }
+
+    pub(in super::super) fn delete() -> Operation {
+        let (bucket, key) = ("b".into(), "k".into());
+        Operation::DeleteObject(DeleteObject {
+            bucket,
+            key,
+            version_id: None,
+        })
+    }
+
+    pub(in super::super) fn delete_many(keys: &[&str]) -> Operation {
+        let keys = keys.iter().map(|key| (*key).to_owned()).collect();
+        Operation::DeleteObjects(DeleteObjects {
+            bucket: "b".into(),
+            keys,
+        })
+    }
+}

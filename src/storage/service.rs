@@ -1,0 +1,414 @@
+//! Uploads and reads, one short method an operation: its request and its result, and nothing else.
+//!
+//! What surrounds a call (breaker, attempts, metrics) is `guard.rs`; deletes are `cleanup.rs`. Two answers
+//! get a second look within their attempt before they are judged (RESILIENCE.md): a bare 400 or 403 to a
+//! HEAD, and a 412 to a conditional put.
+
+use std::time::Duration;
+
+use aws_sdk_s3::{
+    config,
+    operation::{get_object::GetObjectOutput, head_object::HeadObjectOutput},
+    primitives::{ByteStream, DateTime},
+    types::StorageClass,
+};
+use bytes::{Bytes, BytesMut};
+use sha2::{Digest, Sha256};
+
+use super::{
+    Done, ReplyBody, Stop, error,
+    guard::{Attempt, Caller},
+};
+use crate::job::{
+    Failure, FailureClass, JobResult, OperationName, Timestamp,
+    message::header,
+    operation::{GetObject, HeadObject, ListObjects, PutObject},
+    outcome::ListedObject,
+};
+
+/// Keys and common prefixes in one page; S3 gives no more.
+const PAGE: u32 = 1000;
+/// Calls that move less keep the time-out as it is set: the second a mebibyte would add less than a tenth.
+const SIZE_COUNTS_FROM: u64 = 100 * 1024;
+
+/// Uploads and reads of one job.
+#[derive(Debug)]
+pub(super) struct StorageService<'a>(pub(super) Caller<'a>);
+
+impl StorageService<'_> {
+    /// Stores the bytes that came with the job.
+    ///
+    /// Fails `job_local`, without a call, when they are not those of the job's SHA-256; `permanent` when
+    /// `if_none_match` finds another's object. Its own object, from an earlier attempt or delivery, is success.
+    pub(super) async fn put_object(&self, put: &PutObject) -> Result<Done, Stop> {
+        check_sha256(put).map_err(Stop::Failed)?;
+        let name = OperationName::PutObject;
+        let work = self.0.guarded(name, |attempt| async move {
+            match attempt.request(name, self.put_request(put)).await {
+                Ok(stored) => Ok((stored.e_tag, stored.version_id)),
+                Err(failure) if put.options.if_none_match && failure.code == EXISTS => {
+                    let head = self.own_object(&attempt, put, failure).await?;
+                    Ok((head.e_tag, head.version_id))
+                }
+                Err(failure) => Err(failure),
+            }
+        });
+        let (etag, version_id) = self.0.counted(name, &put.bucket, work).await?;
+        let size = put.body.len() as u64;
+        self.0
+            .metrics()
+            .s3_bytes
+            .with_label_values(&["out"])
+            .inc_by(size);
+        Ok(JobResult::Stored {
+            etag,
+            version_id,
+            size,
+        }
+        .into())
+    }
+
+    /// Reads an object's size, `ETag` and metadata; no body. Fails `permanent` for a missing key.
+    pub(super) async fn head_object(&self, head: &HeadObject) -> Result<Done, Stop> {
+        let name = OperationName::HeadObject;
+        let work = self.0.guarded(name, |attempt| async move {
+            self.head(
+                &attempt,
+                &head.bucket,
+                &head.key,
+                head.version_id.as_deref(),
+            )
+            .await
+        });
+        let found = self.0.counted(name, &head.bucket, work).await?;
+        Ok(JobResult::Object {
+            size: unsigned(found.content_length),
+            etag: found.e_tag,
+            version_id: found.version_id,
+            content_type: found.content_type,
+            last_modified: found.last_modified.map(timestamp),
+            metadata: found.metadata.unwrap_or_default().into_iter().collect(),
+        }
+        .into())
+    }
+
+    /// Reads an object, or the range asked for, into memory: at most `max_reply_bytes`, else it fails
+    /// `permanent` as `too_large_for_reply`. The breaker's verdict comes with the first byte; a body that
+    /// breaks off or stalls later is a failure of its own and read again from its start.
+    pub(super) async fn get_object(&self, get: &GetObject) -> Result<Done, Stop> {
+        let name = OperationName::GetObject;
+        let work = self.0.guarded(name, |attempt| async move {
+            attempt.call(name, self.get(&attempt, get)).await
+        });
+        let (found, bytes) = self.0.counted(name, &get.bucket, work).await?;
+        let content_type = found.content_type;
+        let result = JobResult::Object {
+            size: bytes.len() as u64,
+            etag: found.e_tag,
+            version_id: found.version_id,
+            content_type: content_type.clone(),
+            last_modified: found.last_modified.map(timestamp),
+            metadata: found.metadata.unwrap_or_default().into_iter().collect(),
+        };
+        Ok(Done {
+            result,
+            body: Some(ReplyBody {
+                bytes,
+                content_type,
+            }),
+        })
+    }
+
+    /// Names at most `max_keys` keys and common prefixes, in key order, page after page. Each page is a
+    /// guarded operation; all of them count once. A list whose JSON is too large for the reply that
+    /// somebody waits for fails `permanent`.
+    pub(super) async fn list_objects(&self, list: &ListObjects) -> Result<Done, Stop> {
+        self.0
+            .counted(OperationName::ListObjects, &list.bucket, self.list(list))
+            .await
+    }
+
+    fn put_request(&self, put: &PutObject) -> impl Future<Output = PutAnswer> + Send + use<> {
+        let options = &put.options;
+        let mut request = self
+            .0
+            .client
+            .put_object()
+            .bucket(&put.bucket)
+            .key(&put.key)
+            .body(ByteStream::from(put.body.clone()))
+            .set_content_type(options.content_type.clone())
+            .set_cache_control(options.cache_control.clone())
+            .set_storage_class(options.storage_class.as_deref().map(StorageClass::from));
+        for (name, value) in &options.metadata {
+            request = request.metadata(name, value);
+        }
+        if !options.tags.is_empty() {
+            request = request.tagging(query_string(&options.tags));
+        }
+        if options.if_none_match {
+            request = request
+                .if_none_match("*")
+                .metadata(header::JOB, self.0.job.as_str());
+        }
+        let mut request = request.customize();
+        let size = put.body.len() as u64;
+        if size >= SIZE_COUNTS_FROM {
+            let timeouts = self.0.storage.clients.timeouts_for(size);
+            request = request.config_override(config::Builder::new().timeout_config(timeouts));
+        }
+        request.send()
+    }
+
+    /// Second look after a 412: the object, if this job put it there, else `exists` or a failure to look.
+    async fn own_object(
+        &self,
+        attempt: &Attempt<'_>,
+        put: &PutObject,
+        exists: Failure,
+    ) -> Result<HeadObjectOutput, Failure> {
+        let found = match self.head(attempt, &put.bucket, &put.key, None).await {
+            Ok(found) => found,
+            // Deleted in between: the put may be made again.
+            Err(look) if look.code == "NotFound" => {
+                let message = "the object was there and is gone again".to_owned();
+                return Err(Failure {
+                    class: FailureClass::Conflict,
+                    message,
+                    ..exists
+                });
+            }
+            Err(look) if look.class == FailureClass::Permanent => {
+                let why = format!("{}; it can't be compared: {look}", exists.message);
+                return Err(Failure {
+                    message: why,
+                    ..exists
+                });
+            }
+            Err(look) => return Err(look),
+        };
+        let owner = found
+            .metadata
+            .as_ref()
+            .and_then(|metadata| metadata.get(header::JOB));
+        let is_own = owner.is_some_and(|owner| owner == self.0.job.as_str())
+            && unsigned(found.content_length) == put.body.len() as u64;
+        if is_own { Ok(found) } else { Err(exists) }
+    }
+
+    /// A HEAD, and a GET of one byte when its refusal says too little to be judged.
+    async fn head(
+        &self,
+        attempt: &Attempt<'_>,
+        bucket: &str,
+        key: &str,
+        version_id: Option<&str>,
+    ) -> Result<HeadObjectOutput, Failure> {
+        let version_id = version_id.map(str::to_owned);
+        let head = self.0.client.head_object().bucket(bucket).key(key);
+        let head = head.set_version_id(version_id.clone()).send();
+        let failure = match attempt.request(OperationName::HeadObject, head).await {
+            Ok(found) => return Ok(found),
+            Err(failure) if error::is_bare_refusal(&failure) => failure,
+            Err(failure) => return Err(failure),
+        };
+        let get = self
+            .0
+            .client
+            .get_object()
+            .bucket(bucket)
+            .key(key)
+            .range("bytes=0-0");
+        let get = get.set_version_id(version_id).send();
+        match attempt.request(OperationName::GetObject, get).await {
+            Err(look) if look.code != "InvalidRange" => Err(look),
+            // An object is there, or an empty one, and may be read: the HEAD was wrong by now.
+            Ok(_) | Err(_) => {
+                let message = "a HEAD was refused and a GET was not".to_owned();
+                Err(Failure {
+                    class: FailureClass::Conflict,
+                    message,
+                    ..failure
+                })
+            }
+        }
+    }
+
+    async fn get(
+        &self,
+        attempt: &Attempt<'_>,
+        get: &GetObject,
+    ) -> Result<(GetObjectOutput, Bytes), Failure> {
+        let request = self.0.client.get_object().bucket(&get.bucket).key(&get.key);
+        let request = request
+            .set_range(get.range.clone())
+            .set_version_id(get.version_id.clone());
+        let mut found = request.send().await.map_err(error::failure)?;
+        let most = self.0.context.max_reply_bytes;
+        let announced = found.content_length.map(|size| unsigned(Some(size)));
+        if let Some(size) = announced.filter(|size| *size > most) {
+            return Err(too_large(&format!("the object has {size} bytes"), most));
+        }
+        let mut body = std::mem::take(&mut found.body);
+        let mut bytes =
+            BytesMut::with_capacity(usize::try_from(announced.unwrap_or(0)).unwrap_or(0));
+        while let Some(chunk) = self.next_chunk(&mut body).await? {
+            attempt.answered();
+            self.0
+                .metrics()
+                .s3_bytes
+                .with_label_values(&["in"])
+                .inc_by(chunk.len() as u64);
+            if bytes.len() as u64 + chunk.len() as u64 > most {
+                return Err(too_large("the object goes on", most));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        let got = bytes.len() as u64;
+        match announced {
+            Some(announced) if got < announced => Err(error::cut_short(got, announced)),
+            _ => Ok((found, bytes.freeze())),
+        }
+    }
+
+    /// The next bytes of a body; none when it is over. The SDK's time-out ends with the head, so this has its own.
+    async fn next_chunk(&self, body: &mut ByteStream) -> Result<Option<Bytes>, Failure> {
+        let limit: Duration = self.0.storage.clients.attempt_timeout;
+        match tokio::time::timeout(limit, body.try_next()).await {
+            Ok(Ok(chunk)) => Ok(chunk),
+            Ok(Err(broken)) => Err(error::of_body(&broken)),
+            Err(_elapsed) => Err(error::stalled(limit)),
+        }
+    }
+
+    async fn list(&self, list: &ListObjects) -> Result<Done, Stop> {
+        let mut keys: Vec<ListedObject> = Vec::new();
+        let mut common_prefixes: Vec<String> = Vec::new();
+        let mut token: Option<String> = None;
+        let truncated = loop {
+            let count = u32::try_from(keys.len() + common_prefixes.len()).unwrap_or(u32::MAX);
+            let page_size = list.max_keys.saturating_sub(count).min(PAGE);
+            let name = OperationName::ListObjects;
+            let page = self.0.client.list_objects_v2().bucket(&list.bucket);
+            let page = page
+                .set_prefix(list.prefix.clone())
+                .set_delimiter(list.delimiter.clone())
+                .set_start_after(list.start_after.clone().filter(|_| token.is_none()))
+                .set_continuation_token(token)
+                .max_keys(i32::try_from(page_size).unwrap_or(i32::MAX));
+            let page = self.0.guarded(name, |attempt| {
+                let page = page.clone();
+                async move { attempt.request(name, page.send()).await }
+            });
+            let page = page.await?;
+            keys.extend(page.contents.unwrap_or_default().into_iter().map(listed));
+            let prefixes = page.common_prefixes.unwrap_or_default().into_iter();
+            common_prefixes.extend(prefixes.filter_map(|prefix| prefix.prefix));
+            token = page.next_continuation_token;
+            let more = page.is_truncated.unwrap_or(false);
+            if !more
+                || token.is_none()
+                || keys.len() + common_prefixes.len() >= list.max_keys as usize
+            {
+                break more;
+            }
+        };
+        let result = JobResult::Listed {
+            keys,
+            common_prefixes,
+            truncated,
+        };
+        let most = self.0.context.max_reply_bytes;
+        if self.0.answers {
+            let size = serde_json::to_vec(&result).map_or(0, |json| json.len() as u64);
+            if size > most {
+                let what = format!("the list has {size} bytes");
+                return Err(Stop::Failed(too_large(&what, most)));
+            }
+        }
+        Ok(result.into())
+    }
+}
+
+/// What a put says of an object that is there already.
+const EXISTS: &str = "PreconditionFailed";
+
+type PutAnswer = Result<
+    aws_sdk_s3::operation::put_object::PutObjectOutput,
+    aws_sdk_s3::error::SdkError<aws_sdk_s3::operation::put_object::PutObjectError>,
+>;
+
+fn check_sha256(put: &PutObject) -> Result<(), Failure> {
+    let Some(wanted) = put.options.sha256 else {
+        return Ok(());
+    };
+    let got: [u8; 32] = Sha256::digest(&put.body).into();
+    if got == wanted {
+        return Ok(());
+    }
+    let hex = |bytes: [u8; 32]| {
+        bytes
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
+    let (got, wanted) = (hex(got), hex(wanted));
+    let message = format!("the bytes have SHA-256 {got}, and the job says {wanted}");
+    Err(Failure::ours(
+        FailureClass::JobLocal,
+        "checksum_mismatch",
+        message,
+    ))
+}
+
+/// The service answered, and what it has does not fit.
+fn too_large(what: &str, most: u64) -> Failure {
+    let message = format!("{what}, and a reply holds at most {most}");
+    let failure = Failure::ours(FailureClass::Permanent, "too_large_for_reply", message);
+    Failure {
+        called: true,
+        ..failure
+    }
+}
+
+fn listed(object: aws_sdk_s3::types::Object) -> ListedObject {
+    ListedObject {
+        key: object.key.unwrap_or_default(),
+        size: unsigned(object.size),
+        etag: object.e_tag,
+        last_modified: object.last_modified.map(timestamp),
+    }
+}
+
+/// Tags as S3 wants them: a URL query.
+fn query_string(tags: &std::collections::BTreeMap<String, String>) -> String {
+    let pair = |(name, value): (&String, &String)| format!("{}={}", escaped(name), escaped(value));
+    tags.iter().map(pair).collect::<Vec<_>>().join("&")
+}
+
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                escaped.push(char::from(byte));
+            }
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
+}
+
+/// Sizes are signed in the SDK; S3 has no negative ones.
+fn unsigned(size: Option<i64>) -> u64 {
+    size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0)
+}
+
+fn timestamp(time: DateTime) -> Timestamp {
+    let micros = i64::from(time.subsec_nanos() / 1000);
+    Timestamp::from_micros(time.secs().saturating_mul(1_000_000).saturating_add(micros))
+}
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;
