@@ -5,6 +5,9 @@
 //! are values that are used up: a [`Delivery`] is split once, its [`Acker`] settles once.
 
 pub mod acker;
+pub mod memory;
+mod names;
+pub mod rabbitmq;
 
 use std::{fmt, sync::Arc};
 
@@ -12,6 +15,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 pub use acker::{Acker, Stale, Tag};
+pub use names::{Names, Route};
 
 use crate::job::{Lane, Message, outcome::ParkDelay};
 
@@ -40,7 +44,8 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
         prefetch: u16,
     ) -> Result<Box<dyn Subscription>, BrokerError>;
 
-    /// Publishes persistent and mandatory, and waits for the confirm. One try, with a time-out.
+    /// Publishes persistent, and waits for the confirm. One try, with a time-out. Mandatory, except for
+    /// events and for replies to `amq.rabbitmq.reply-to.*`.
     async fn publish(&self, target: &Target, message: &Message) -> Result<(), PublishError>;
 
     /// Messages that wait in the lane's queue, as the broker last knew; for people, never for decisions.
@@ -123,6 +128,8 @@ pub struct BrokerStatus {
     pub publish: Link,
     /// What is wrong with exchanges or queues, and what mends it.
     pub topology: Option<String>,
+    /// The broker takes no publishes for now, with its reason: a memory or disk alarm. Consuming goes on.
+    pub blocked: Option<String>,
     /// Parks and burials that wait for the broker to take them; lanes pause meanwhile.
     pub stalled_publishes: u32,
 }

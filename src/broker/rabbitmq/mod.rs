@@ -1,0 +1,221 @@
+//! RabbitMQ 3.10 to 4.3, one code path for all: the only code that knows AMQP.
+//!
+//! Two connections, since a blocked one blocks acks as well: one consumes, one publishes. Each is kept
+//! by a task of its own, which this type owns and joins. Refuses to know what a job is; a message is
+//! bytes, properties and headers here (RESILIENCE.md, events 1, 2, 13-16).
+
+mod connection;
+mod consumer;
+mod message;
+mod producer;
+mod publisher;
+mod status;
+pub mod topology;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use lapin::{options::QueueDeclareOptions, types::FieldTable};
+use secrecy::SecretString;
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use connection::{Endpoint, Keeper, Slot};
+pub use producer::{ConnectError, Producer, RequestError};
+use publisher::Publisher;
+use status::StatusBoard;
+use topology::TopologyKeeper;
+
+use crate::{
+    broker::{Broker, BrokerError, BrokerStatus, Names, PublishError, Subscription, Target},
+    job::{Lane, Message},
+    metrics::{Metrics, Role},
+};
+
+/// How long a look at a queue's length may take; people wait for it.
+const QUEUE_LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a worker does about exchanges and queues when it connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TopologyMode {
+    /// Declares what is missing.
+    Declare,
+    /// Asks whether it is there: for a user without configure permission.
+    Verify,
+    /// Does nothing.
+    None,
+}
+
+/// Settings of the connection to RabbitMQ.
+#[derive(Debug, Clone)]
+pub struct RabbitSettings {
+    /// `amqp://` or `amqps://` URL with user and password.
+    pub url: SecretString,
+    /// What every exchange and queue begins with.
+    pub prefix: String,
+    /// The lanes whose queues must be there.
+    pub lanes: Vec<Lane>,
+    /// What is done about exchanges and queues.
+    pub topology: TopologyMode,
+    /// How long one try to connect may take.
+    pub connect_timeout: Duration,
+    /// Asked of the broker, in whole seconds; a heartbeat in the URL wins.
+    pub heartbeat: Duration,
+    /// How long a publish may wait for its confirm.
+    pub publish_timeout: Duration,
+}
+
+/// The broker of a worker.
+pub struct RabbitMq {
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    /// The two connections' tasks. Nothing awaits under it: closing takes them out first.
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// What subscriptions and ackers need for as long as they live.
+struct Shared {
+    names: Names,
+    consuming: Slot,
+    publisher: Publisher,
+    topology: Arc<TopologyKeeper>,
+    status: Arc<StatusBoard>,
+}
+
+impl RabbitMq {
+    /// Starts to connect, and returns before anything is connected. Needs a Tokio runtime.
+    pub fn start(settings: RabbitSettings, metrics: Arc<Metrics>) -> Arc<Self> {
+        let RabbitSettings {
+            url,
+            prefix,
+            lanes,
+            topology,
+            connect_timeout,
+            heartbeat,
+            publish_timeout,
+        } = settings;
+        let names = Names::new(prefix);
+        let status = Arc::new(StatusBoard::new(metrics));
+        let keeper = TopologyKeeper::new(&names, &lanes, topology, Arc::clone(&status));
+        let topology = Arc::new(keeper);
+        let (consuming, consuming_slot) = watch::channel(None);
+        let (publishing, publishing_slot) = watch::channel(None);
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        match Endpoint::parse(&url, connect_timeout, heartbeat) {
+            Ok(endpoint) => {
+                for (role, slot, topology) in [
+                    (Role::Publish, publishing, None),
+                    (Role::Consume, consuming, Some(Arc::clone(&topology))),
+                ] {
+                    let (endpoint, status) = (endpoint.clone(), Arc::clone(&status));
+                    let keeper = Keeper {
+                        role,
+                        endpoint,
+                        slot,
+                        status,
+                        topology,
+                    };
+                    tasks.spawn(keeper.run(stop.clone()));
+                }
+            }
+            // Settings are checked before; should one slip through, it is said and nothing is tried.
+            Err(why) => {
+                status.down(Role::Consume, &why);
+                status.down(Role::Publish, &why);
+            }
+        }
+        let publisher = Publisher::new(names.clone(), publishing_slot, publish_timeout);
+        let shared = Shared {
+            names,
+            consuming: consuming_slot,
+            publisher,
+            topology,
+            status,
+        };
+        Arc::new(Self {
+            shared: Arc::new(shared),
+            stop,
+            tasks: Mutex::new(tasks),
+        })
+    }
+
+    fn consuming(&self) -> Result<Arc<lapin::Connection>, BrokerError> {
+        let connection = self.shared.consuming.borrow().clone();
+        connection
+            .filter(|connection| connection.status().connected())
+            .ok_or_else(|| BrokerError::NotConnected(self.shared.status.why_down(Role::Consume)))
+    }
+}
+
+#[async_trait]
+impl Broker for RabbitMq {
+    async fn subscribe(
+        &self,
+        lane: Lane,
+        prefetch: u16,
+    ) -> Result<Box<dyn Subscription>, BrokerError> {
+        let connection = self.consuming()?;
+        if self.shared.topology.walks()
+            && let Some(problem) = self.shared.topology.problem(lane)
+        {
+            return Err(BrokerError::Queue(problem));
+        }
+        let subscription = consumer::subscribe(&self.shared, &connection, lane, prefetch).await?;
+        Ok(Box::new(subscription))
+    }
+
+    async fn publish(&self, target: &Target, message: &Message) -> Result<(), PublishError> {
+        self.shared.publisher.publish(target, message).await
+    }
+
+    async fn queue_ready(&self, lane: Lane) -> Option<u32> {
+        let connection = self.consuming().ok()?;
+        let queue = self.shared.names.lane_queue(lane);
+        let look = async {
+            // A channel of its own: a missing queue closes it.
+            let channel = connection.create_channel().await.ok()?;
+            let options = QueueDeclareOptions {
+                passive: true,
+                ..Default::default()
+            };
+            let declared =
+                channel.queue_declare(queue.as_str().into(), options, FieldTable::default());
+            Some(declared.await.ok()?.message_count())
+        };
+        tokio::time::timeout(QUEUE_LOOK_TIMEOUT, look)
+            .await
+            .ok()
+            .flatten()
+    }
+
+    fn status(&self) -> watch::Receiver<BrokerStatus> {
+        self.shared.status.subscribe()
+    }
+
+    async fn close(&self) {
+        self.stop.cancel();
+        let mut tasks = {
+            let mut owned = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *owned)
+        };
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "the task of a connection panicked");
+            }
+        }
+        self.shared.publisher.close();
+    }
+}
+
+impl fmt::Debug for RabbitMq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RabbitMq")
+            .field("status", &*self.status().borrow())
+            .finish_non_exhaustive()
+    }
+}
