@@ -1,0 +1,225 @@
+//! Answers one HTTP request: the faults first, then S3, and a note in the journal.
+//!
+//! Owns how each fault looks on the wire. It refuses to know which calls are struck: that is
+//! `faults.rs`. A request's body is read to its end before an answer is made up, so that the connection
+//! stays good for the next request; only faults that end the connection leave it unread.
+
+use std::{
+    future::pending,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use s3s::service::S3Service;
+
+use super::{
+    call::Call,
+    faults::{Fault, Faults, Strike},
+    journal::{Journal, Recording},
+    wire::Line,
+};
+
+/// What all connections share.
+#[derive(Debug)]
+pub(super) struct Front {
+    s3: S3Service,
+    faults: Faults,
+    journal: Arc<Journal>,
+    requests: AtomicU64,
+}
+
+impl Front {
+    pub(super) fn new(s3: S3Service) -> Self {
+        Self {
+            s3,
+            faults: Faults::default(),
+            journal: Arc::default(),
+            requests: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    pub(super) fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Answers a request, or never returns because its connection is about to go.
+    pub(super) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        line: &Line,
+    ) -> Response<AnswerBody> {
+        let (head, body) = request.into_parts();
+        let call = Call::read(&head);
+        let strikes = self.faults.strike(&call);
+        let recording = self.journal.arrived(&call, !strikes.is_empty());
+        let id = self.requests.fetch_add(1, Ordering::Relaxed);
+        let mut cut = None;
+        let mut lost = false;
+        let mut made_up = None;
+        for Strike { fault, released } in strikes {
+            tracing::debug!(operation = %call.operation, key = call.key, ?fault, "a fault strikes");
+            match fault {
+                Fault::Delay(wait) => tokio::time::sleep(wait).await,
+                Fault::Hang => released.cancelled().await,
+                Fault::Reset => return sever(line).await,
+                Fault::LoseAnswer => lost = true,
+                Fault::CutBody(bytes) => cut = Some(bytes),
+                other => made_up = Some(other),
+            }
+        }
+        let mut response = match made_up {
+            Some(fault) => {
+                drain(body).await;
+                make_up(&fault, id)
+            }
+            None => self.call(Request::from_parts(head, body)).await,
+        };
+        if lost {
+            return sever(line).await;
+        }
+        let id = HeaderValue::from_str(&request_id(id));
+        if let Ok(id) = id {
+            response.headers_mut().insert("x-amz-request-id", id);
+        }
+        recording.answered(response.status().as_u16());
+        response.map(|inner| AnswerBody {
+            inner,
+            cut: cut.map(|left| Cut {
+                left,
+                line: line.clone(),
+            }),
+            _in_flight: recording,
+        })
+    }
+
+    async fn call(&self, request: Request<Incoming>) -> Response<s3s::Body> {
+        match self.s3.call(request.map(s3s::Body::from)).await {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::error!(?error, "the embedded S3 server could not make an answer");
+                status_only(500)
+            }
+        }
+    }
+}
+
+/// Ends the connection; the caller is dropped with it.
+async fn sever<T>(line: &Line) -> T {
+    line.reset();
+    pending().await
+}
+
+/// An error while reading ends the connection by itself.
+async fn drain(mut body: Incoming) {
+    while let Some(Ok(_)) = body.frame().await {}
+}
+
+fn make_up(fault: &Fault, id: u64) -> Response<s3s::Body> {
+    match fault {
+        Fault::Status {
+            status,
+            code,
+            retry_after,
+        } => {
+            let mut response = with_error(*status, code, id);
+            if let Some(wait) = retry_after {
+                let seconds = HeaderValue::from(wait.as_secs());
+                response.headers_mut().insert(header::RETRY_AFTER, seconds);
+            }
+            response
+        }
+        Fault::ErrorIn200(code) => with_error(200, code, id),
+        Fault::BareStatus(status) => status_only(*status),
+        // Played in `answer`, none of them makes up an answer.
+        Fault::Delay(_) | Fault::Hang | Fault::Reset | Fault::LoseAnswer | Fault::CutBody(_) => {
+            status_only(500)
+        }
+    }
+}
+
+fn with_error(status: u16, code: &str, id: u64) -> Response<s3s::Body> {
+    let id = request_id(id);
+    let xml = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code>\
+         <Message>made up by a fault rule</Message><RequestId>{id}</RequestId></Error>"
+    );
+    let mut response = status_only(status);
+    let xml_type = HeaderValue::from_static("application/xml");
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, xml_type);
+    *response.body_mut() = s3s::Body::from(xml);
+    response
+}
+
+fn status_only(status: u16) -> Response<s3s::Body> {
+    let mut response = Response::new(s3s::Body::empty());
+    *response.status_mut() =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response
+}
+
+fn request_id(id: u64) -> String {
+    format!("EMBEDDED{id:08X}")
+}
+
+/// An answer's body. The call is in flight until it is gone.
+pub(super) struct AnswerBody {
+    inner: s3s::Body,
+    cut: Option<Cut>,
+    _in_flight: Recording,
+}
+
+struct Cut {
+    left: u64,
+    line: Line,
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = s3s::StdError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        if let Some(Cut { left: 0, line }) = &this.cut {
+            line.cut_after_flush();
+            // Never woken: the connection goes once hyper has flushed what it was given.
+            return Poll::Pending;
+        }
+        let frame = Pin::new(&mut this.inner).poll_frame(cx);
+        let Some(cut) = &mut this.cut else {
+            return frame;
+        };
+        frame.map_ok(|frame| match frame.into_data() {
+            Ok(mut bytes) => {
+                bytes.truncate(usize::try_from(cut.left).unwrap_or(usize::MAX));
+                cut.left -= bytes.len() as u64;
+                Frame::data(bytes)
+            }
+            Err(trailers) => trailers,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.cut.is_none() && self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
