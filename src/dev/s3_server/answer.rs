@@ -24,6 +24,7 @@ use super::{
     call::Call,
     faults::{Fault, Faults, Strike},
     journal::{Journal, Recording},
+    shapes::RefusedKeys,
     wire::Line,
 };
 
@@ -60,7 +61,8 @@ impl Front {
         request: Request<Incoming>,
         line: &Line,
     ) -> Response<AnswerBody> {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        let mut body = s3s::Body::from(body);
         let call = Call::read(&head);
         let strikes = self.faults.strike(&call);
         let recording = self.journal.arrived(&call, !strikes.is_empty());
@@ -71,18 +73,40 @@ impl Front {
         for Strike { fault, released } in strikes {
             tracing::debug!(operation = %call.operation, key = call.key, ?fault, "a fault strikes");
             match fault {
-                Fault::Delay(wait) => tokio::time::sleep(wait).await,
-                Fault::Hang => released.cancelled().await,
+                Fault::Delay(wait) => {
+                    body = read_ahead(body).await;
+                    tokio::time::sleep(wait).await;
+                }
+                Fault::Hang => {
+                    body = read_ahead(body).await;
+                    released.cancelled().await;
+                }
                 Fault::Reset => return sever(line).await,
                 Fault::LoseAnswer => lost = true,
                 Fault::CutBody(bytes) => cut = Some(bytes),
-                other => made_up = Some(other),
+                Fault::RefuseKeys { prefix, code } => {
+                    head.extensions.insert(RefusedKeys { prefix, code });
+                }
+                Fault::BareStatus(status) => made_up = Some(status_only(status)),
+                Fault::ErrorIn200(code) => made_up = Some(with_error(200, &code, id)),
+                Fault::Status {
+                    status,
+                    code,
+                    retry_after,
+                } => {
+                    let mut response = with_error(status, &code, id);
+                    if let Some(wait) = retry_after {
+                        let seconds = HeaderValue::from(wait.as_secs());
+                        response.headers_mut().insert(header::RETRY_AFTER, seconds);
+                    }
+                    made_up = Some(response);
+                }
             }
         }
         let mut response = match made_up {
-            Some(fault) => {
+            Some(response) => {
                 drain(body).await;
-                make_up(&fault, id)
+                response
             }
             None => self.call(Request::from_parts(head, body)).await,
         };
@@ -104,8 +128,8 @@ impl Front {
         })
     }
 
-    async fn call(&self, request: Request<Incoming>) -> Response<s3s::Body> {
-        match self.s3.call(request.map(s3s::Body::from)).await {
+    async fn call(&self, request: Request<s3s::Body>) -> Response<s3s::Body> {
+        match self.s3.call(request).await {
             Ok(response) => response,
             Err(error) => {
                 tracing::error!(?error, "the embedded S3 server could not make an answer");
@@ -121,31 +145,18 @@ async fn sever<T>(line: &Line) -> T {
     pending().await
 }
 
-/// An error while reading ends the connection by itself.
-async fn drain(mut body: Incoming) {
+/// Reads a body to its end and forgets it. An error while reading ends the connection by itself.
+async fn drain(mut body: s3s::Body) {
     while let Some(Ok(_)) = body.frame().await {}
 }
 
-fn make_up(fault: &Fault, id: u64) -> Response<s3s::Body> {
-    match fault {
-        Fault::Status {
-            status,
-            code,
-            retry_after,
-        } => {
-            let mut response = with_error(*status, code, id);
-            if let Some(wait) = retry_after {
-                let seconds = HeaderValue::from(wait.as_secs());
-                response.headers_mut().insert(header::RETRY_AFTER, seconds);
-            }
-            response
-        }
-        Fault::ErrorIn200(code) => with_error(200, code, id),
-        Fault::BareStatus(status) => status_only(*status),
-        // Played in `answer`, none of them makes up an answer.
-        Fault::Delay(_) | Fault::Hang | Fault::Reset | Fault::LoseAnswer | Fault::CutBody(_) => {
-            status_only(500)
-        }
+/// Takes a body into memory before a wait. With a body unread hyper does not look at the connection, so
+/// that a call which its client gave up on would still take effect afterwards.
+async fn read_ahead(body: s3s::Body) -> s3s::Body {
+    match body.collect().await {
+        Ok(collected) => s3s::Body::from(collected.to_bytes()),
+        // The connection is broken; whatever is answered goes nowhere.
+        Err(_) => pending().await,
     }
 }
 

@@ -213,7 +213,9 @@ fn percent_decoded(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn call(method: Method, uri: &str, headers: &[(&'static str, &str)]) -> Call {
+    type Headers = &'static [(&'static str, &'static str)];
+
+    fn call(method: Method, uri: &str, headers: Headers) -> Call {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.insert(*name, value.parse().unwrap());
@@ -224,8 +226,8 @@ mod tests {
     #[test]
     fn every_request_the_worker_sends_has_its_name_and_class() {
         use Class::{Delete, Other, Read, Upload};
-        let copy: &[(&str, &str)] = &[("x-amz-copy-source", "b/source")];
-        let rows: &[(Method, &str, &[(&'static str, &str)], &str, Class)] = &[
+        let copy: Headers = &[("x-amz-copy-source", "b/source")];
+        let rows: &[(Method, &str, Headers, &str, Class)] = &[
             (Method::GET, "/", &[], "ListBuckets", Read),
             (
                 Method::GET,

@@ -39,6 +39,14 @@ pub enum Fault {
     Reset,
     /// The call takes effect, then the connection is reset instead of an answer.
     LoseAnswer,
+    /// `DeleteObjects` answers 200 with an error of this code for every key that begins so, and leaves
+    /// those alone. Other operations are not touched by it.
+    RefuseKeys {
+        /// How the keys begin.
+        prefix: String,
+        /// The S3 error code for each.
+        code: String,
+    },
     /// The answer's head and this many bytes of its body arrive, then the connection ends. A body that
     /// is not longer arrives whole.
     CutBody(u64),

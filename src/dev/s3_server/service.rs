@@ -1,25 +1,21 @@
 //! The S3 operations over the store: requests that s3s has read and checked, answers as S3 gives them.
 //!
-//! Owns the translation between S3's shapes and the store. It refuses to know HTTP, signatures and
-//! faults. No versions: the only version id that exists is `null`. What is not here is `NotImplemented`.
+//! Owns the translation between S3's shapes and the store. It refuses to know HTTP, signatures
+//! and all faults but one. No versions: the only version id that exists is `null`. What is not here is `NotImplemented`.
 
-use std::{collections::BTreeMap, io, ops::Range, sync::Arc, time::SystemTime};
+use std::{sync::Arc, time::SystemTime};
 
-use bytes::{Bytes, BytesMut};
-use futures_util::stream::try_unfold;
 use s3s::{S3, S3Error, S3Request, S3Response, S3Result, dto::*, s3_error};
-use tokio::{io::AsyncReadExt, task::spawn_blocking};
 
 use super::{
     receive::{digest_of, receive},
-    store::{After, Attributes, CompletePart, Conditions, DataFile, Object, Page, Query, Store},
+    shapes::{
+        MOST_KEYS, RefusedKeys, check_read, content_type, only_version_null, query, read, shown,
+        tag_count, tags,
+    },
+    store::{After, Attributes, CompletePart, Conditions, Object, Store},
 };
 
-/// What S3 calls an object without a content type.
-const DEFAULT_CONTENT_TYPE: &str = "binary/octet-stream";
-/// Bodies up to this size are read at once, larger ones in pieces of this size.
-const PIECE: u64 = 256 * 1024;
-const MOST_KEYS: i32 = 1_000;
 const MOST_DELETES: usize = 1_000;
 
 /// S3 over a store.
@@ -30,6 +26,25 @@ type Answer<T> = S3Result<S3Response<T>>;
 
 fn answer<T>(output: T) -> Answer<T> {
     Ok(S3Response::new(output))
+}
+
+/// What an input says about the object; the inputs have these fields alike, but no type in common.
+macro_rules! attributes_of {
+    ($input:ident) => {
+        Attributes {
+            content_type: $input.content_type,
+            content_encoding: $input.content_encoding,
+            content_disposition: $input.content_disposition,
+            content_language: $input.content_language,
+            cache_control: $input.cache_control,
+            storage_class: $input
+                .storage_class
+                .as_ref()
+                .map(|class| class.as_str().to_owned()),
+            metadata: $input.metadata.unwrap_or_default().into_iter().collect(),
+            tags: tags($input.tagging.as_deref())?,
+        }
+    };
 }
 
 #[async_trait::async_trait]
@@ -80,16 +95,7 @@ impl S3 for Service {
         let digest = digest_of(&req.headers, req.trailing_headers.take())?;
         let draft = receive(self.0.draft(), body, digest).await?;
         let input = req.input;
-        let attributes = Attributes {
-            content_type: input.content_type,
-            content_encoding: input.content_encoding,
-            content_disposition: input.content_disposition,
-            content_language: input.content_language,
-            cache_control: input.cache_control,
-            storage_class: input.storage_class.map(|class| class.as_str().to_owned()),
-            metadata: input.metadata.unwrap_or_default().into_iter().collect(),
-            tags: tags(input.tagging.as_deref())?,
-        };
+        let attributes = attributes_of!(input);
         let conditions = Conditions {
             if_match: input.if_match,
             if_none_match: input.if_none_match,
@@ -122,15 +128,10 @@ impl S3 for Service {
                 .as_ref()
                 .map(MetadataDirective::as_str),
         ) {
+            let tags = attributes.tags;
             attributes = Attributes {
-                content_type: input.content_type,
-                content_encoding: input.content_encoding,
-                content_disposition: input.content_disposition,
-                content_language: input.content_language,
-                cache_control: input.cache_control,
-                storage_class: None,
-                metadata: input.metadata.unwrap_or_default().into_iter().collect(),
-                tags: attributes.tags,
+                tags,
+                ..attributes_of!(input)
             };
         }
         if replaces(
@@ -320,6 +321,7 @@ impl S3 for Service {
         &self,
         req: S3Request<DeleteObjectsInput>,
     ) -> Answer<DeleteObjectsOutput> {
+        let refused = req.extensions.get::<RefusedKeys>().cloned();
         let DeleteObjectsInput { bucket, delete, .. } = req.input;
         self.0.require_bucket(&bucket)?;
         if !(1..=MOST_DELETES).contains(&delete.objects.len()) {
@@ -334,6 +336,7 @@ impl S3 for Service {
         } in delete.objects
         {
             let done = only_version_null(version_id.as_deref())
+                .and_then(|()| RefusedKeys::check(refused.as_ref(), &key))
                 .and_then(|()| self.0.delete(&bucket, &key));
             match done {
                 Ok(()) => deleted.push(DeletedObject {
@@ -362,16 +365,7 @@ impl S3 for Service {
         req: S3Request<CreateMultipartUploadInput>,
     ) -> Answer<CreateMultipartUploadOutput> {
         let input = req.input;
-        let attributes = Attributes {
-            content_type: input.content_type,
-            content_encoding: input.content_encoding,
-            content_disposition: input.content_disposition,
-            content_language: input.content_language,
-            cache_control: input.cache_control,
-            storage_class: input.storage_class.map(|class| class.as_str().to_owned()),
-            metadata: input.metadata.unwrap_or_default().into_iter().collect(),
-            tags: tags(input.tagging.as_deref())?,
-        };
+        let attributes = attributes_of!(input);
         let id = self
             .0
             .create_upload((&input.bucket, &input.key), attributes)
@@ -550,109 +544,4 @@ impl Service {
             _ => Err(s3_error!(NotImplemented)),
         }
     }
-}
-
-fn only_version_null(version: Option<&str>) -> S3Result<()> {
-    match version {
-        None | Some("null") => Ok(()),
-        Some(_) => Err(s3_error!(
-            NoSuchVersion,
-            "The specified version does not exist."
-        )),
-    }
-}
-
-fn check_read(
-    object: &Object,
-    if_match: Option<&ETagCondition>,
-    if_none_match: Option<&ETagCondition>,
-) -> S3Result<()> {
-    if if_match.is_some_and(|condition| !object.has_etag(condition)) {
-        return Err(s3_error!(PreconditionFailed));
-    }
-    if if_none_match.is_some_and(|condition| object.has_etag(condition)) {
-        return Err(s3_error!(NotModified));
-    }
-    Ok(())
-}
-
-fn content_type(content_type: Option<String>) -> Option<String> {
-    Some(content_type.unwrap_or_else(|| DEFAULT_CONTENT_TYPE.to_owned()))
-}
-
-fn tag_count(tags: &[(String, String)]) -> Option<i32> {
-    i32::try_from(tags.len()).ok().filter(|count| *count > 0)
-}
-
-/// Reads the header `x-amz-tagging`, which is written like a query.
-fn tags(header: Option<&str>) -> S3Result<Vec<(String, String)>> {
-    let header = header.unwrap_or_default();
-    let pairs: BTreeMap<String, String> = super::call::form_pairs(header).collect();
-    match pairs.len() {
-        0..=10 => Ok(pairs.into_iter().collect()),
-        _ => Err(s3_error!(
-            InvalidTag,
-            "Object tags cannot be greater than 10"
-        )),
-    }
-}
-
-fn query(
-    prefix: &Option<String>,
-    delimiter: &Option<String>,
-    after: Option<After>,
-    max_keys: Option<i32>,
-) -> S3Result<(Query, i32)> {
-    let most = max_keys.unwrap_or(MOST_KEYS).min(MOST_KEYS);
-    let Ok(count) = usize::try_from(most) else {
-        return Err(s3_error!(InvalidArgument, "max-keys must not be negative"));
-    };
-    let query = Query {
-        prefix: prefix.clone().unwrap_or_default(),
-        delimiter: delimiter.clone().unwrap_or_default(),
-        after,
-        most: count,
-    };
-    Ok((query, most))
-}
-
-fn shown(page: Page) -> (Option<ObjectList>, Option<CommonPrefixList>) {
-    let objects = page
-        .objects
-        .into_iter()
-        .map(|(key, object)| s3s::dto::Object {
-            e_tag: Some(object.e_tag()),
-            key: Some(key),
-            last_modified: Some(object.modified.into()),
-            size: i64::try_from(object.size).ok(),
-            storage_class: Some(ObjectStorageClass::from_static(
-                ObjectStorageClass::STANDARD,
-            )),
-            ..s3s::dto::Object::default()
-        });
-    let prefixes = page.common_prefixes.into_iter().map(|prefix| CommonPrefix {
-        prefix: Some(prefix),
-    });
-    (Some(objects.collect()), Some(prefixes.collect()))
-}
-
-/// A body from a file, whole if it is small.
-async fn read(file: Arc<DataFile>, range: Range<u64>) -> io::Result<StreamingBlob> {
-    let length = range.end - range.start;
-    if length <= PIECE {
-        let bytes = spawn_blocking(move || file.read(range))
-            .await
-            .map_err(io::Error::other)??;
-        return Ok(StreamingBlob::from(s3s::Body::from(bytes)));
-    }
-    let opened = spawn_blocking(move || file.open_at(range.start)).await;
-    let file = tokio::fs::File::from_std(opened.map_err(io::Error::other)??);
-    let pieces = try_unfold(file.take(length), |mut file| async move {
-        let mut piece = BytesMut::with_capacity(usize::try_from(PIECE).unwrap_or_default());
-        match file.read_buf(&mut piece).await? {
-            0 => Ok::<_, io::Error>(None),
-            _ => Ok(Some((Bytes::from(piece), file))),
-        }
-    });
-    Ok(StreamingBlob::wrap(pieces))
 }

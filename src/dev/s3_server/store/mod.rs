@@ -2,7 +2,7 @@
 //!
 //! Owns what is stored and the rules that concern it (conditions, versions, limits), with S3's error
 //! codes. It refuses to know HTTP and the SDK. It stands here instead of `s3s-fs` because resuming a
-//! multipart upload needs `ListParts` with ETags and `NoSuchUpload`, a bad checksum must leave the old
+//! multipart upload needs `ListParts` with `ETag`s and `NoSuchUpload`, a bad checksum must leave the old
 //! object alone, and `a` and `a/b` are both good keys; there, none of that holds.
 
 mod file;
@@ -252,7 +252,7 @@ impl Store {
         self.index().commit((bucket, key), object, conditions)
     }
 
-    /// Copies an object's bytes to a key; ETag and size are the source's.
+    /// Copies an object's bytes to a key; `ETag` and size are the source's.
     pub(super) async fn copy(
         &self,
         source: &Object,

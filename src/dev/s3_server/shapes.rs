@@ -1,0 +1,149 @@
+//! Between S3's shapes and the store's: the small steps that several operations share.
+
+use std::{collections::BTreeMap, io, ops::Range, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::try_unfold;
+use s3s::{
+    S3Error, S3ErrorCode, S3Result,
+    dto::{
+        CommonPrefix, CommonPrefixList, ETagCondition, Object as S3Object, ObjectList,
+        ObjectStorageClass, StreamingBlob,
+    },
+    s3_error,
+};
+use tokio::{io::AsyncReadExt, task::spawn_blocking};
+
+use super::{
+    call::form_pairs,
+    store::{After, DataFile, Object, Page, Query},
+};
+
+/// What S3 calls an object without a content type.
+const DEFAULT_CONTENT_TYPE: &str = "binary/octet-stream";
+/// Bodies up to this size are read at once, larger ones in pieces of this size.
+const PIECE: u64 = 256 * 1024;
+/// A page has no more entries.
+pub(super) const MOST_KEYS: i32 = 1_000;
+
+/// Keys that a fault rule keeps `DeleteObjects` from deleting; comes with the request.
+#[derive(Debug, Clone)]
+pub(super) struct RefusedKeys {
+    pub(super) prefix: String,
+    pub(super) code: String,
+}
+
+impl RefusedKeys {
+    pub(super) fn check(refused: Option<&Self>, key: &str) -> S3Result<()> {
+        match refused {
+            Some(Self { prefix, code }) if key.starts_with(prefix) => {
+                let code = S3ErrorCode::from_bytes(code.as_bytes());
+                let code = code.unwrap_or(S3ErrorCode::InternalError);
+                Err(S3Error::with_message(code, "made up by a fault rule"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+pub(super) fn only_version_null(version: Option<&str>) -> S3Result<()> {
+    match version {
+        None | Some("null") => Ok(()),
+        Some(_) => Err(s3_error!(
+            NoSuchVersion,
+            "The specified version does not exist."
+        )),
+    }
+}
+
+pub(super) fn check_read(
+    object: &Object,
+    if_match: Option<&ETagCondition>,
+    if_none_match: Option<&ETagCondition>,
+) -> S3Result<()> {
+    if if_match.is_some_and(|condition| !object.has_etag(condition)) {
+        return Err(s3_error!(PreconditionFailed));
+    }
+    if if_none_match.is_some_and(|condition| object.has_etag(condition)) {
+        return Err(s3_error!(NotModified));
+    }
+    Ok(())
+}
+
+pub(super) fn content_type(content_type: Option<String>) -> Option<String> {
+    Some(content_type.unwrap_or_else(|| DEFAULT_CONTENT_TYPE.to_owned()))
+}
+
+pub(super) fn tag_count(tags: &[(String, String)]) -> Option<i32> {
+    i32::try_from(tags.len()).ok().filter(|count| *count > 0)
+}
+
+/// Reads the header `x-amz-tagging`, which is written like a query.
+pub(super) fn tags(header: Option<&str>) -> S3Result<Vec<(String, String)>> {
+    let header = header.unwrap_or_default();
+    let pairs: BTreeMap<String, String> = form_pairs(header).collect();
+    match pairs.len() {
+        0..=10 => Ok(pairs.into_iter().collect()),
+        _ => Err(s3_error!(
+            InvalidTag,
+            "Object tags cannot be greater than 10"
+        )),
+    }
+}
+
+pub(super) fn query(
+    prefix: &Option<String>,
+    delimiter: &Option<String>,
+    after: Option<After>,
+    max_keys: Option<i32>,
+) -> S3Result<(Query, i32)> {
+    let most = max_keys.unwrap_or(MOST_KEYS).min(MOST_KEYS);
+    let Ok(count) = usize::try_from(most) else {
+        return Err(s3_error!(InvalidArgument, "max-keys must not be negative"));
+    };
+    let query = Query {
+        prefix: prefix.clone().unwrap_or_default(),
+        delimiter: delimiter.clone().unwrap_or_default(),
+        after,
+        most: count,
+    };
+    Ok((query, most))
+}
+
+pub(super) fn shown(page: Page) -> (Option<ObjectList>, Option<CommonPrefixList>) {
+    let objects = page.objects.into_iter().map(|(key, object)| S3Object {
+        e_tag: Some(object.e_tag()),
+        key: Some(key),
+        last_modified: Some(object.modified.into()),
+        size: i64::try_from(object.size).ok(),
+        storage_class: Some(ObjectStorageClass::from_static(
+            ObjectStorageClass::STANDARD,
+        )),
+        ..S3Object::default()
+    });
+    let prefixes = page.common_prefixes.into_iter().map(|prefix| CommonPrefix {
+        prefix: Some(prefix),
+    });
+    (Some(objects.collect()), Some(prefixes.collect()))
+}
+
+/// A body from a file, whole if it is small.
+pub(super) async fn read(file: Arc<DataFile>, range: Range<u64>) -> io::Result<StreamingBlob> {
+    let length = range.end - range.start;
+    if length <= PIECE {
+        let bytes = spawn_blocking(move || file.read(range))
+            .await
+            .map_err(io::Error::other)??;
+        return Ok(StreamingBlob::from(s3s::Body::from(bytes)));
+    }
+    let opened = spawn_blocking(move || file.open_at(range.start)).await;
+    let file = tokio::fs::File::from_std(opened.map_err(io::Error::other)??);
+    let pieces = try_unfold(file.take(length), |mut file| async move {
+        let mut piece = BytesMut::with_capacity(usize::try_from(PIECE).unwrap_or_default());
+        match file.read_buf(&mut piece).await? {
+            0 => Ok::<_, io::Error>(None),
+            _ => Ok(Some((Bytes::from(piece), file))),
+        }
+    });
+    Ok(StreamingBlob::wrap(pieces))
+}
