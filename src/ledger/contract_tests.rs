@@ -86,7 +86,7 @@ fn at(micros: i64) -> Timestamp {
     Timestamp::from_micros(micros)
 }
 
-fn request(name: &str) -> ClaimRequest {
+pub(super) fn request(name: &str) -> ClaimRequest {
     ClaimRequest {
         id: id(name),
         lane: Lane::Upload,
@@ -101,7 +101,7 @@ fn request(name: &str) -> ClaimRequest {
     }
 }
 
-fn ending(name: &str, taken: Taken, state: State) -> Ending {
+pub(super) fn ending(name: &str, taken: Taken, state: State) -> Ending {
     Ending {
         id: id(name),
         fence: taken.fence,

@@ -11,7 +11,7 @@ use super::{Cursor, JobFilter, JobRecord, LedgerError, Page};
 use crate::job::{JobId, OperationName, State};
 
 /// Counting the matches of a filter stops here: from then on it doesn't matter how many more there are.
-const MANY: i64 = 50_000;
+const MANY: i64 = 30_000;
 
 /// Jobs counted by lane, state and error code, in that order of columns.
 pub(super) const STATS: &str = "\

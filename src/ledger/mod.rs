@@ -14,6 +14,7 @@ mod migrations;
 mod record;
 pub mod sqlite;
 mod trouble;
+pub mod writer;
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -2,13 +2,19 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use sqlx::{Executor, Row, SqlSafeStr, Statement as _};
 use tempfile::TempDir;
 
 use super::*;
-use crate::ledger::{
-    contract_tests::{LEASE, TestDatabase, ledger_contract, owner},
-    listing::Planned,
+use crate::{
+    job::State,
+    ledger::{
+        contract_tests::{self, LEASE, TestDatabase, ledger_contract, owner},
+        listing::Planned,
+        writer::{LedgerWriter, WriterSettings},
+    },
+    metrics::Metrics,
 };
 
 struct Database {
@@ -117,7 +123,7 @@ async fn a_fleet_may_migrate_at_once() {
     let database = Database::new();
     assert_eq!(pending(&database.url).await.unwrap(), ["0001_jobs"]);
     let migrations = (0..8).map(|_| migrate(&database.url));
-    for migrated in futures_util::future::join_all(migrations).await {
+    for migrated in join_all(migrations).await {
         migrated.unwrap();
     }
     assert!(pending(&database.url).await.unwrap().is_empty());
@@ -207,4 +213,37 @@ async fn a_commit_is_on_disk_before_it_is_answered() {
         "wal"
     );
     assert_eq!(pragma("pragma synchronous").await.get::<i64, _>(0), 2);
+}
+
+#[tokio::test]
+async fn many_jobs_at_once_are_all_in_the_file_when_the_writer_has_closed() {
+    let database = migrated("").await.unwrap();
+    let metrics = Arc::new(Metrics::try_new(1).unwrap());
+    let settings = WriterSettings {
+        lease: LEASE,
+        ..WriterSettings::default()
+    };
+    let ledger = database.ledger("a").await;
+    let writer = LedgerWriter::start(ledger, settings, Arc::clone(&metrics));
+    let run = async |number: u32| {
+        let request = contract_tests::request(&format!("j{number}"));
+        let id = request.id.clone();
+        let Claim::Taken(taken) = writer.claim(request).await.unwrap() else {
+            panic!("{id} is not new");
+        };
+        assert_eq!(writer.hold(&id, taken.fence).await, Ok(true));
+        let done = contract_tests::ending(id.as_str(), taken, State::Completed);
+        let committed = writer.commit(done).await.unwrap();
+        assert!(matches!(committed, Committed::Recorded(_)), "{id}");
+    };
+    join_all((0..500).map(run)).await;
+    writer.close().await;
+    let stats = database.open("b").await.stats().await.unwrap();
+    let counts: Vec<_> = stats.iter().map(|row| (row.state, row.count)).collect();
+    assert_eq!(counts, [(State::Completed, 500)]);
+    let transactions = metrics.ledger_commit.get_sample_count();
+    assert!(
+        transactions < 100,
+        "{transactions} transactions for 1,000 writes"
+    );
 }
