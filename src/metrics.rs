@@ -243,6 +243,8 @@ impl Metrics {
                 self.dead_lettered
                     .with_label_values(&[lane_label, reason.as_str()]);
             }
+            self.jobs
+                .with_label_values(&[lane_label, "unknown", "dead_lettered"]);
             for operation in OperationName::ALL
                 .into_iter()
                 .filter(|name| name.lane() == lane)
@@ -259,6 +261,13 @@ impl Metrics {
                         .with_label_values(&[lane_label, operation.as_str(), outcome]);
                 }
             }
+        }
+        for operation in OperationName::ALL
+            .into_iter()
+            .filter(|name| name.lane() == Lane::Cleanup)
+        {
+            self.jobs
+                .with_label_values(&["cleanup", operation.as_str(), "abandoned"]);
         }
         for circuit in Circuit::ALL {
             self.show_circuit(circuit, CircuitState::Closed);

@@ -10,6 +10,8 @@ pub mod message;
 pub mod operation;
 pub mod outcome;
 pub mod report;
+mod requests;
+pub mod result;
 pub mod timestamp;
 pub mod wire;
 
@@ -18,8 +20,9 @@ use std::{fmt, sync::Arc};
 pub use failure::{Failure, FailureClass};
 pub use message::{HeaderValue, Message};
 pub use operation::{Operation, OperationName};
-pub use outcome::{JobResult, Outcome, Settlement, State};
+pub use outcome::{Outcome, Settlement, State};
 pub use report::Report;
+pub use result::JobResult;
 pub use timestamp::Timestamp;
 
 /// The identity of a job: 1 to 128 characters of `A-Z a-z 0-9 . _ : -`. The same id is the same job.
@@ -46,6 +49,11 @@ impl JobId {
             )),
             None => Ok(Self(Arc::from(text))),
         }
+    }
+
+    /// A new id: a UUIDv7. For the edges only, as it asks the clock.
+    pub fn fresh() -> Self {
+        Self(Arc::from(uuid::Uuid::now_v7().to_string()))
     }
 
     /// The id as text.
@@ -160,6 +168,13 @@ pub struct Job {
     pub published_at: Option<Timestamp>,
     /// What earlier deliveries wrote into the headers of our own copies.
     pub carried: Carried,
+}
+
+impl Job {
+    /// When it was enqueued: the producer's word, or else the first time a worker saw it.
+    pub fn enqueued_at(&self, now: Timestamp) -> Timestamp {
+        self.published_at.or(self.carried.first_seen).unwrap_or(now)
+    }
 }
 
 /// Our own headers on a delivery: what a parked or replayed copy remembers. The ledger's counts win over them.

@@ -3,12 +3,10 @@
 //! Pure functions on values: no outcome is acted on here. The parking ladder, the age limit and the
 //! poison limits of RESILIENCE.md are decided in this file and nowhere else.
 
-use std::{collections::BTreeMap, time::Duration};
-
-use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 use super::{
-    Failure, FailureClass, Lane, Timestamp,
+    Failure, FailureClass, JobResult, Lane, Timestamp,
     failure::{Retry, Then},
 };
 
@@ -344,80 +342,6 @@ impl FailureClass {
     }
 }
 
-/// What a completed job gives back; the shapes are the contract's, section 3.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(untagged)]
-#[expect(missing_docs, reason = "the fields are S3's own")]
-pub enum JobResult {
-    /// An object was written; `size` in bytes.
-    Stored {
-        etag: Option<String>,
-        version_id: Option<String>,
-        size: u64,
-    },
-    /// An object, or a range of it, was read; `size` is what was delivered, in bytes.
-    Object {
-        size: u64,
-        etag: Option<String>,
-        version_id: Option<String>,
-        content_type: Option<String>,
-        last_modified: Option<Timestamp>,
-        metadata: BTreeMap<String, String>,
-    },
-    /// A bucket was listed, in key order.
-    Listed {
-        keys: Vec<ListedObject>,
-        common_prefixes: Vec<String>,
-        truncated: bool,
-    },
-    /// One object is gone.
-    Deleted { deleted: u64 },
-    /// Of several keys these many are gone; the others were refused for good.
-    DeletedMany {
-        deleted: u64,
-        failed: Vec<KeyFailure>,
-    },
-}
-
-impl JobResult {
-    /// The JSON that the ledger keeps: as it is, but of a list only the counts.
-    pub fn for_ledger(&self) -> serde_json::Value {
-        match self {
-            Self::Listed {
-                keys, truncated, ..
-            } => {
-                serde_json::json!({"count": keys.len(), "truncated": truncated})
-            }
-            other => other.to_json(),
-        }
-    }
-
-    /// The JSON of replies and events.
-    pub fn to_json(&self) -> serde_json::Value {
-        // Plain data: the only errors of serde_json are failing `Serialize` impls and odd map keys.
-        serde_json::to_value(self).unwrap_or(serde_json::Value::Null)
-    }
-}
-
-/// One object of a list; `size` in bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[expect(missing_docs, reason = "the fields are S3's own")]
-pub struct ListedObject {
-    pub key: String,
-    pub size: u64,
-    pub etag: Option<String>,
-    pub last_modified: Option<Timestamp>,
-}
-
-/// A key that S3 refuses to delete for good.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the fields are S3's own")]
-pub struct KeyFailure {
-    pub key: String,
-    pub code: String,
-    pub message: String,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -566,25 +490,5 @@ mod tests {
         assert!(!outcome(ParkReason::Leased).raises_parks());
         assert!(outcome(ParkReason::Deadline).raises_parks());
         assert!(!Outcome::Interrupted.raises_parks());
-    }
-
-    #[test]
-    fn the_ledger_keeps_only_the_counts_of_a_list() {
-        let listed = ListedObject {
-            key: "k".into(),
-            size: 1,
-            etag: None,
-            last_modified: None,
-        };
-        let result = JobResult::Listed {
-            keys: vec![listed],
-            common_prefixes: vec![],
-            truncated: true,
-        };
-        assert_eq!(
-            result.for_ledger(),
-            serde_json::json!({"count": 1, "truncated": true})
-        );
-        assert_eq!(result.to_json()["keys"][0]["key"], "k");
     }
 }

@@ -4,20 +4,16 @@
 //! lane it came by, what the settings allow. The first finding is the reason. Pure: the time and the
 //! limits are arguments.
 
-use std::{collections::BTreeMap, path::Path, path::PathBuf, time::Duration};
+use std::{path::Path, path::PathBuf, time::Duration};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::{
-    Carried, Job, JobId, Lane, Message, Operation, OperationName, Timestamp,
+    Carried, HeaderValue, Job, JobId, Lane, Message, Operation, OperationName, Timestamp,
     fields::{Fields, holds_nul, shown, whole},
     message::header,
-    operation::{
-        DeleteObject, DeleteObjects, GetObject, HeadObject, ListObjects, PutObject, PutOptions,
-    },
     outcome::DeadReason,
+    requests,
 };
 
 /// The one message version this build speaks.
@@ -110,7 +106,12 @@ fn read(
     check_version(&mut fields)?;
     let name = operation_name(&mut fields, form)?;
     known.operation = Some(name);
-    let operation = read_operation(name, &mut fields, form, message)?;
+    let operation = requests::read(name, &mut fields, form, message).map_err(malformed)?;
+    let operation = operation.ok_or_else(|| {
+        let name = name.as_str();
+        let message = format!("operation {name} is not supported by this version yet");
+        (DeadReason::Unsupported, message)
+    })?;
 
     if name.lane() != lane {
         let (name, right) = (name.as_str(), name.lane());
@@ -133,7 +134,7 @@ fn read(
 
 /// How the message carries the object's bytes, if it does.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
+pub(super) enum Form {
     /// The AMQP body is the JSON.
     Json,
     /// The AMQP body is the object, the JSON is in header `brigade-job`.
@@ -228,187 +229,6 @@ fn operation_name(fields: &mut Fields<'_>, form: Form) -> Step<OperationName> {
     Ok(name)
 }
 
-fn read_operation(
-    name: OperationName,
-    fields: &mut Fields<'_>,
-    form: Form,
-    message: &Message,
-) -> Step<Operation> {
-    let read = match name {
-        OperationName::PutObject => put_object(fields, form, message).map(Operation::PutObject),
-        OperationName::GetObject => get_object(fields).map(Operation::GetObject),
-        OperationName::HeadObject => head_object(fields).map(Operation::HeadObject),
-        OperationName::ListObjects => list_objects(fields).map(Operation::ListObjects),
-        OperationName::DeleteObject => delete_object(fields).map(Operation::DeleteObject),
-        OperationName::DeleteObjects => delete_objects(fields).map(Operation::DeleteObjects),
-        OperationName::UploadFileobj | OperationName::CopyObject | OperationName::DeletePrefix => {
-            return Err((
-                DeadReason::Unsupported,
-                format!(
-                    "operation {} is not supported by this version yet",
-                    name.as_str()
-                ),
-            ));
-        }
-    };
-    read.map_err(malformed)
-}
-
-fn put_object(fields: &mut Fields<'_>, form: Form, message: &Message) -> Result<PutObject, String> {
-    let (bucket, key) = (fields.bucket()?, fields.key()?);
-    let body = match (form, fields.object("body")?) {
-        (Form::Binary, None) => message.body.clone(),
-        (Form::Binary, Some(_)) => {
-            return Err("field body must be absent when header brigade-job is used".to_owned());
-        }
-        (Form::Json, None) => return Err(fields.missing("body")),
-        (Form::Json, Some(mut body)) => inline_body(&mut Fields::new(&mut body, "body."))?,
-    };
-    let mut options = put_options(fields)?;
-    if form == Form::Binary && message.content_type.is_some() {
-        options.content_type.clone_from(&message.content_type);
-        if options
-            .content_type
-            .as_ref()
-            .is_some_and(|text| text.contains(['\r', '\n', '\0']))
-        {
-            return Err("property content_type may hold no line break".to_owned());
-        }
-    }
-    Ok(PutObject {
-        bucket,
-        key,
-        body,
-        options,
-    })
-}
-
-fn inline_body(body: &mut Fields<'_>) -> Result<Bytes, String> {
-    match (body.text("text")?, body.text("base64")?) {
-        (Some(text), None) => Ok(Bytes::from(text)),
-        (None, Some(base64)) => STANDARD
-            .decode(base64)
-            .map(Bytes::from)
-            .map_err(|error| format!("field body.base64 is no standard base64: {error}")),
-        (Some(_), Some(_)) => Err("field body must hold text or base64, but holds both".to_owned()),
-        (None, None) => Err("field body must hold text or base64, but holds neither".to_owned()),
-    }
-}
-
-fn put_options(fields: &mut Fields<'_>) -> Result<PutOptions, String> {
-    let metadata = fields.strings("metadata")?;
-    if metadata
-        .keys()
-        .any(|name| name.eq_ignore_ascii_case(OWN_METADATA))
-    {
-        return Err(format!(
-            "field metadata may not hold {OWN_METADATA}, which is the worker's"
-        ));
-    }
-    let if_none_match = match fields.text("if_none_match")?.as_deref() {
-        None => false,
-        Some("*") => true,
-        Some(other) => {
-            let given = Value::String(other.to_owned());
-            return Err(fields.wrong("if_none_match", "must be \"*\"", &given));
-        }
-    };
-    let sha256 = match fields.text("sha256")? {
-        None => None,
-        Some(text) => Some(hex_digest(&text).ok_or_else(|| {
-            fields.wrong(
-                "sha256",
-                "must be 64 hex digits",
-                &Value::String(text.clone()),
-            )
-        })?),
-    };
-    Ok(PutOptions {
-        content_type: fields.header_text("content_type")?,
-        metadata,
-        tags: fields.strings("tags")?,
-        storage_class: fields.header_text("storage_class")?,
-        cache_control: fields.header_text("cache_control")?,
-        if_none_match,
-        sha256,
-    })
-}
-
-fn hex_digest(text: &str) -> Option<[u8; 32]> {
-    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut digest = [0; 32];
-    for (index, byte) in digest.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
-    }
-    Some(digest)
-}
-
-fn get_object(fields: &mut Fields<'_>) -> Result<GetObject, String> {
-    let (bucket, key) = (fields.bucket()?, fields.key()?);
-    let range = fields.header_text("range")?;
-    if let Some(range) = range.as_deref().filter(|range| !is_one_range(range)) {
-        let rule = "must be one byte range such as bytes=0-99, bytes=100- or bytes=-5";
-        return Err(fields.wrong("range", rule, &Value::String(range.to_owned())));
-    }
-    let version_id = fields.nonempty("version_id")?;
-    check_destination_form(fields)?;
-    Ok(GetObject {
-        bucket,
-        key,
-        range,
-        version_id,
-    })
-}
-
-fn is_one_range(range: &str) -> bool {
-    let Some((first, last)) = range
-        .strip_prefix("bytes=")
-        .and_then(|rest| rest.split_once('-'))
-    else {
-        return false;
-    };
-    let number = |text: &str| {
-        text.bytes()
-            .all(|byte| byte.is_ascii_digit())
-            .then(|| text.parse::<u64>().ok())
-            .flatten()
-    };
-    match (first, last) {
-        ("", last) => number(last).is_some(),
-        (first, "") => number(first).is_some(),
-        (first, last) => matches!((number(first), number(last)), (Some(a), Some(b)) if a <= b),
-    }
-}
-
-/// Checks the form of `destination` and leaves it in place: whether it is allowed is asked last.
-fn check_destination_form(fields: &mut Fields<'_>) -> Result<(), String> {
-    let Some(mut destination) = fields.object("destination")? else {
-        return Ok(());
-    };
-    let whole = destination.clone();
-    let mut inner = Fields::new(&mut destination, "destination.");
-    let file = match (inner.object("reply")?, inner.text("file")?) {
-        (Some(_), None) => None,
-        (None, Some(file)) => Some(file),
-        (Some(_), Some(_)) => {
-            return Err("field destination must hold reply or file, but holds both".to_owned());
-        }
-        (None, None) => {
-            return Err("field destination must hold reply or file, but holds neither".to_owned());
-        }
-    };
-    if let Some(file) = file {
-        if !Path::new(&file).is_absolute() {
-            let rule = "must be an absolute path";
-            return Err(inner.wrong("file", rule, &Value::String(file)));
-        }
-        fields.put_back("destination", Value::Object(whole));
-    }
-    Ok(())
-}
-
 fn check_destination(fields: &mut Fields<'_>, rules: &Rules) -> Step<()> {
     let Some(destination) = fields.take("destination") else {
         return Ok(());
@@ -434,39 +254,6 @@ fn check_destination(fields: &mut Fields<'_>, rules: &Rules) -> Step<()> {
     ))
 }
 
-fn head_object(fields: &mut Fields<'_>) -> Result<HeadObject, String> {
-    Ok(HeadObject {
-        bucket: fields.bucket()?,
-        key: fields.key()?,
-        version_id: fields.nonempty("version_id")?,
-    })
-}
-
-fn list_objects(fields: &mut Fields<'_>) -> Result<ListObjects, String> {
-    Ok(ListObjects {
-        bucket: fields.bucket()?,
-        prefix: fields.text("prefix")?,
-        delimiter: fields.text("delimiter")?.filter(|text| !text.is_empty()),
-        max_keys: fields.number("max_keys", 1, 10_000)?.unwrap_or(1_000),
-        start_after: fields.text("start_after")?.filter(|text| !text.is_empty()),
-    })
-}
-
-fn delete_object(fields: &mut Fields<'_>) -> Result<DeleteObject, String> {
-    Ok(DeleteObject {
-        bucket: fields.bucket()?,
-        key: fields.key()?,
-        version_id: fields.nonempty("version_id")?,
-    })
-}
-
-fn delete_objects(fields: &mut Fields<'_>) -> Result<DeleteObjects, String> {
-    Ok(DeleteObjects {
-        bucket: fields.bucket()?,
-        keys: fields.keys()?,
-    })
-}
-
 fn carried(message: &Message) -> Carried {
     let time = |name| message.text(name).and_then(Timestamp::parse_rfc3339);
     Carried {
@@ -489,60 +276,33 @@ fn believable(seconds: Option<u64>, now: Timestamp) -> Option<Timestamp> {
     (time >= EARLIEST && time <= now.plus(A_DAY)).then_some(time)
 }
 
-/// The JSON of an operation as producers send it; what our own tools publish.
-///
-/// A put is encoded without its body: send its bytes in the binary form.
-pub fn encode(operation: &Operation) -> Value {
-    let mut fields = vec![
-        ("version", Value::from(VERSION)),
-        ("operation", operation.name().as_str().into()),
-        ("bucket", operation.bucket().into()),
-    ];
-    let mut add = |name: &'static str, value: Option<Value>| {
-        fields.extend(value.map(|value| (name, value)));
+/// The message of a job, published at `now`; what our own tools send. Binary form for a put, else JSON.
+pub fn encode(id: &JobId, operation: &Operation, now: Timestamp) -> Message {
+    let json = requests::write(operation).to_string();
+    let message = Message {
+        message_id: Some(id.to_string()),
+        timestamp: u64::try_from(now.as_micros() / 1_000_000).ok(),
+        ..Message::default()
     };
-    let text = |text: &Option<String>| text.clone().map(Value::from);
-    let strings = |map: &BTreeMap<String, String>| (!map.is_empty()).then(|| map_value(map));
-    add("key", operation.key().map(Value::from));
     match operation {
         Operation::PutObject(put) => {
-            let options = &put.options;
-            add("content_type", text(&options.content_type));
-            add("metadata", strings(&options.metadata));
-            add("tags", strings(&options.tags));
-            add("storage_class", text(&options.storage_class));
-            add("cache_control", text(&options.cache_control));
-            add("if_none_match", options.if_none_match.then(|| "*".into()));
-            let hex = |digest: [u8; 32]| digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            add(
-                "sha256",
-                options.sha256.map(|digest| Value::String(hex(digest))),
-            );
+            let mut message = Message {
+                body: put.body.clone(),
+                content_type: put.options.content_type.clone(),
+                ..message
+            };
+            // Not `with_text`: JSON that is cut is no JSON.
+            message
+                .headers
+                .insert(header::JOB.to_owned(), HeaderValue::Text(json));
+            message
         }
-        Operation::GetObject(get) => {
-            add("range", text(&get.range));
-            add("version_id", text(&get.version_id));
-        }
-        Operation::HeadObject(head) => add("version_id", text(&head.version_id)),
-        Operation::ListObjects(list) => {
-            add("prefix", text(&list.prefix));
-            add("delimiter", text(&list.delimiter));
-            add("max_keys", Some(list.max_keys.into()));
-            add("start_after", text(&list.start_after));
-        }
-        Operation::DeleteObject(delete) => add("version_id", text(&delete.version_id)),
-        Operation::DeleteObjects(delete) => add("keys", Some(delete.keys.clone().into())),
+        _ => Message {
+            body: json.into(),
+            content_type: Some("application/json".to_owned()),
+            ..message
+        },
     }
-    fields
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect()
-}
-
-fn map_value(map: &BTreeMap<String, String>) -> Value {
-    map.iter()
-        .map(|(name, value)| (name.clone(), Value::from(value.clone())))
-        .collect()
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! The contract's section 2 as tables: what decodes, what doesn't, and with which reason.
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::job::operation::{DeleteObjects, HeadObject, ListObjects, PutObject, PutOptions};
 
 const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
 
@@ -447,8 +449,7 @@ proptest! {
             2 => Operation::DeleteObjects(DeleteObjects { bucket, keys }),
             _ => Operation::HeadObject(HeadObject { bucket, key, version_id: None }),
         };
-        let json = encode(&operation);
-        let sent = if which == 0 { binary(&json, b"hi") } else { message(&json) };
+        let sent = encode(&JobId::fresh(), &operation, NOW);
         prop_assert_eq!(decoded(&sent).map(|job| job.operation), Ok(operation));
     }
 

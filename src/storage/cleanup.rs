@@ -26,7 +26,7 @@ use crate::job::{
     Failure, FailureClass, JobResult, OperationName,
     failure::Retry,
     operation::{DeleteObject, DeleteObjects},
-    outcome::KeyFailure,
+    result::KeyFailure,
 };
 
 /// Keys in one call; S3 takes no more.

@@ -23,7 +23,7 @@ use crate::job::{
     Failure, FailureClass, JobResult, OperationName, Timestamp,
     message::header,
     operation::{GetObject, HeadObject, ListObjects, PutObject},
-    outcome::ListedObject,
+    result::ListedObject,
 };
 
 /// Keys and common prefixes in one page; S3 gives no more.

@@ -16,7 +16,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::{sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{status::StatusBoard, topology::TopologyKeeper};
+use super::{status::StatusBoard, topology_keeper::TopologyKeeper};
 use crate::metrics::Role;
 
 /// The wait before a connection is tried again: full jitter between these.

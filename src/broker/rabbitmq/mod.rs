@@ -11,6 +11,7 @@ mod producer;
 mod publisher;
 mod status;
 pub mod topology;
+mod topology_keeper;
 
 use std::{
     fmt,
@@ -28,7 +29,7 @@ use connection::{Endpoint, Keeper, Slot};
 pub use producer::{ConnectError, Producer, RequestError};
 use publisher::Publisher;
 use status::StatusBoard;
-use topology::TopologyKeeper;
+use topology_keeper::TopologyKeeper;
 
 use crate::{
     broker::{Broker, BrokerError, BrokerStatus, Names, PublishError, Subscription, Target},

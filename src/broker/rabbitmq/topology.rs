@@ -4,11 +4,7 @@
 //! costs 180 s (facts: rabbitmq.md, 6). An existing queue is never deleted or changed. The broker answers
 //! a mismatch by closing the channel, so each finding costs a channel, and no lane disturbs another.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use lapin::{
     Channel, Connection, Error, ErrorKind, ExchangeKind,
@@ -19,16 +15,13 @@ use lapin::{
 use secrecy::SecretString;
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
 
-use super::{TopologyMode, connection::Endpoint, status::StatusBoard};
+use super::connection::Endpoint;
 use crate::{
     broker::Names,
     job::{Lane, outcome::ParkDelay},
 };
 
-/// How often a problem is looked at again.
-const RECHECK: Duration = Duration::from_secs(30);
 /// How long one declaration may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Deliveries before the broker itself dead-letters a job: a backstop, the ledger finds the culprit first.
@@ -58,6 +51,31 @@ pub async fn apply(url: &SecretString, prefix: &str) -> Result<Vec<Difference>, 
 /// Compares everything for all lanes without creating anything. Bindings can't be compared over AMQP.
 pub async fn check(url: &SecretString, prefix: &str) -> Result<Vec<Difference>, TopologyError> {
     on_own_connection(url, prefix, Walk::Compare).await
+}
+
+/// Deletes everything of a prefix, jobs included: for a prefix made up for one demo or test, nothing else.
+pub async fn remove(url: &SecretString, prefix: &str) -> Result<(), TopologyError> {
+    let endpoint = Endpoint::parse(url, STEP_TIMEOUT, STEP_TIMEOUT).map_err(TopologyError)?;
+    let connection = endpoint
+        .connect("brigade topology")
+        .await
+        .map_err(TopologyError)?;
+    let removed = async {
+        let channel = connection.create_channel().await?;
+        for object in table(&Names::new(prefix), &Lane::ALL).iter().rev() {
+            let name = object.name.as_str().into();
+            match object.kind {
+                Kind::Exchange(_) => channel.exchange_delete(name, Default::default()).await?,
+                Kind::Queue { .. } => {
+                    channel.queue_delete(name, Default::default()).await?;
+                }
+            }
+        }
+        connection.close(200, "done".into()).await
+    };
+    removed
+        .await
+        .map_err(|error| TopologyError(endpoint.sentence(&error)))
 }
 
 /// Everything for all lanes in virtual host `/`, as RabbitMQ's definitions file has it.
@@ -99,10 +117,10 @@ pub fn export(prefix: &str) -> Value {
 
 /// One exchange, or one queue with its binding.
 #[derive(Debug, Clone)]
-struct Object {
-    name: String,
+pub(super) struct Object {
+    pub(super) name: String,
     /// The lane that can't do without it; `None`: no lane can, or (events) all can.
-    lane: Option<Lane>,
+    pub(super) lane: Option<Lane>,
     kind: Kind,
 }
 
@@ -141,7 +159,7 @@ impl From<Argument> for AMQPValue {
 }
 
 /// The table, in the order of declaration.
-fn table(names: &Names, lanes: &[Lane]) -> Vec<Object> {
+pub(super) fn table(names: &Names, lanes: &[Lane]) -> Vec<Object> {
     let text = |text: &str| Argument::Text(text.to_owned());
     let queue = |lane, name, mut arguments: Vec<_>, exchange, key| {
         arguments.insert(0, ("x-queue-type", text("quorum")));
@@ -204,7 +222,7 @@ fn table(names: &Names, lanes: &[Lane]) -> Vec<Object> {
 
 /// What is done with each object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Walk {
+pub(super) enum Walk {
     /// Declared and bound.
     Declare,
     /// Asked whether it is there: a passive declare compares nothing.
@@ -339,7 +357,7 @@ impl Finding {
 }
 
 /// Walks the table; an error is the connection's.
-async fn walk(
+pub(super) async fn walk(
     connection: &Connection,
     table: &[Object],
     walk: Walk,
@@ -385,149 +403,4 @@ async fn on_own_connection(
         .into_iter()
         .map(|(_, difference)| difference)
         .collect())
-}
-
-/// Keeps the topology of a worker's lanes, and knows which lane must wait for what.
-#[derive(Debug)]
-pub(super) struct TopologyKeeper {
-    table: Vec<Object>,
-    lanes: Vec<Lane>,
-    mode: TopologyMode,
-    events: String,
-    status: Arc<StatusBoard>,
-    again: Notify,
-    /// Nothing awaits under it.
-    problems: Mutex<Problems>,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Problems {
-    of_lanes: BTreeMap<Lane, Difference>,
-    /// In the order of the table.
-    all: Vec<Difference>,
-}
-
-impl TopologyKeeper {
-    pub(super) fn new(
-        names: &Names,
-        lanes: &[Lane],
-        mode: TopologyMode,
-        status: Arc<StatusBoard>,
-    ) -> Self {
-        Self {
-            table: table(names, lanes),
-            lanes: lanes.to_vec(),
-            mode,
-            events: names.events(),
-            status,
-            again: Notify::new(),
-            problems: Mutex::default(),
-        }
-    }
-
-    /// What keeps the lane from its queue, if anything is known to.
-    pub(super) fn problem(&self, lane: Lane) -> Option<String> {
-        let problems = self.lock();
-        problems
-            .of_lanes
-            .get(&lane)
-            .map(|it| format!("{}: {}", it.object, it.problem))
-    }
-
-    /// Declares or verifies, as the mode says. An error is the connection's.
-    pub(super) async fn walk(&self, connection: &Connection) -> Result<(), Error> {
-        let how = match self.mode {
-            TopologyMode::Declare => Walk::Declare,
-            TopologyMode::Verify => Walk::Exists,
-            TopologyMode::None => return Ok(()),
-        };
-        let mut problems = Problems::default();
-        for (object, difference) in walk(connection, &self.table, how).await? {
-            let affected = match object.lane {
-                Some(lane) => vec![lane],
-                // Events are best effort; every lane parks and buries through the others.
-                None if object.name == self.events => Vec::new(),
-                None => self.lanes.clone(),
-            };
-            for lane in affected {
-                problems
-                    .of_lanes
-                    .entry(lane)
-                    .or_insert_with(|| difference.clone());
-            }
-            problems.all.push(difference);
-        }
-        self.set(problems);
-        Ok(())
-    }
-
-    /// Walks again every 30 s while there is a problem, and at once after [`Self::look_again`]. Ends
-    /// when the connection failed.
-    pub(super) async fn keep(&self, connection: &Connection) {
-        loop {
-            let waits = !self.lock().all.is_empty();
-            tokio::select! {
-                () = tokio::time::sleep(RECHECK), if waits => {}
-                () = self.again.notified() => {}
-            }
-            if self.walk(connection).await.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// A lane could not consume its queue; `problem` is the broker's word.
-    pub(super) fn look_again(&self, lane: Lane, queue: &str, problem: &str) {
-        if self.mode == TopologyMode::None {
-            let object = format!("queue {queue}");
-            let difference = Difference {
-                object,
-                problem: problem.to_owned(),
-            };
-            let mut problems = self.lock().clone();
-            problems.of_lanes.insert(lane, difference);
-            problems.all = problems.of_lanes.values().cloned().collect();
-            self.set(problems);
-        } else {
-            self.again.notify_one();
-        }
-    }
-
-    /// A lane consumes: without a walk that is the only proof that its queue is well.
-    pub(super) fn well(&self, lane: Lane) {
-        if self.mode == TopologyMode::None && self.lock().of_lanes.contains_key(&lane) {
-            let mut problems = self.lock().clone();
-            problems.of_lanes.remove(&lane);
-            problems.all = problems.of_lanes.values().cloned().collect();
-            self.set(problems);
-        }
-    }
-
-    /// Whether lanes must ask [`Self::problem`] before they subscribe.
-    pub(super) fn walks(&self) -> bool {
-        self.mode != TopologyMode::None
-    }
-
-    fn set(&self, problems: Problems) {
-        let known = self.lock().all.clone();
-        for Difference { object, problem } in problems.all.iter().filter(|it| !known.contains(it)) {
-            tracing::error!(
-                object,
-                problem,
-                "an exchange or queue is not as it should be"
-            );
-        }
-        let sentences: Vec<String> = problems
-            .all
-            .iter()
-            .map(|it| format!("{}: {}", it.object, it.problem))
-            .collect();
-        self.status
-            .topology((!sentences.is_empty()).then(|| sentences.join("; ")));
-        *self.lock() = problems;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Problems> {
-        self.problems.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }

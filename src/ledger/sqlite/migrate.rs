@@ -24,7 +24,10 @@ pub async fn migrate(url: &str) -> Result<(), LedgerError> {
     let lock = lock(options.get_filename()).await?;
     let migrated = async {
         let mut connection = options.connect().await.map_err(down)?;
-        let applied = migrations::sqlite().run(&mut connection).await;
+        // Not `run`: the compiler can't see that its future may move between threads.
+        let applied = migrations::sqlite()
+            .run_direct(None, &mut connection, false)
+            .await;
         applied.map_err(|error| LedgerError::Down(format!("the migration failed: {error}")))?;
         connection.close().await.map_err(down)
     }

@@ -1,0 +1,44 @@
+//! `brigade config show|check`: the effective settings, each with where it came from.
+
+use clap::{Args, Subcommand};
+use comfy_table::{Table, presets};
+
+use super::{
+    Exit, Outcome, Output, Shared,
+    output::{print, print_json},
+};
+
+/// Arguments of `brigade config`.
+#[derive(Debug, Args)]
+pub(super) struct ConfigArgs {
+    #[command(subcommand)]
+    command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print every setting and where it came from; secrets are masked
+    Show,
+    /// Say whether the settings are sound
+    Check,
+}
+
+pub(super) fn run(shared: &Shared, args: &ConfigArgs) -> Outcome {
+    let loaded = shared.load(Vec::new())?;
+    match (&args.command, shared.output) {
+        (ConfigCommand::Show, Output::Json) => print_json(&loaded.entries())?,
+        (ConfigCommand::Show, Output::Text) => {
+            let mut table = Table::new();
+            table
+                .load_style(presets::NOTHING)
+                .set_header(["setting", "value", "from"]);
+            for entry in loaded.entries() {
+                table.add_row([entry.key, entry.value, entry.origin]);
+            }
+            print(table)?;
+        }
+        (ConfigCommand::Check, Output::Json) => print_json(&serde_json::json!({"ok": true}))?,
+        (ConfigCommand::Check, Output::Text) => print("the settings are sound")?,
+    }
+    Ok(Exit::Done)
+}

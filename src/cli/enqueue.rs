@@ -1,0 +1,310 @@
+//! `brigade enqueue`: publishes jobs, confirmed and mandatory, and can wait for their results.
+
+use std::{io::Read, path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use clap::{Args, Subcommand};
+
+use super::{
+    CommandError, Exit, Outcome, Output, Shared, batch,
+    output::{print, print_bytes, print_json},
+};
+use crate::{
+    broker::{
+        PublishError, Target,
+        rabbitmq::{Producer, RequestError},
+    },
+    config::Settings,
+    job::{
+        JobId, Message, Operation, Timestamp,
+        message::header,
+        operation::{
+            DeleteObject, DeleteObjects, GetObject, HeadObject, ListObjects, PutObject, PutOptions,
+        },
+        wire,
+    },
+};
+
+/// Arguments of `brigade enqueue`.
+#[derive(Debug, Args)]
+pub(super) struct EnqueueArgs {
+    #[command(subcommand)]
+    what: What,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, Args)]
+struct How {
+    /// The job's id; the same id takes effect once. A fresh UUIDv7 when absent
+    #[arg(long, global = true)]
+    id: Option<String>,
+    /// Wait for the result and print it
+    #[arg(long, global = true)]
+    wait: bool,
+    /// How long to wait for the result
+    #[arg(long, global = true, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    wait_timeout: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Store an object whose bytes travel in the message
+    Put(PutArgs),
+    /// Read an object; with --wait its bytes go to standard output
+    Get(ObjectArg),
+    /// Read an object's size, ETag and metadata
+    Head(ObjectArg),
+    /// List the keys that begin with a prefix
+    List {
+        /// s3://BUCKET or s3://BUCKET/PREFIX
+        location: Location,
+    },
+    /// Delete objects of one bucket
+    Delete {
+        /// s3://BUCKET/KEY, one or more
+        #[arg(required = true)]
+        objects: Vec<Location>,
+    },
+    /// Publish a file of job messages, one JSON object a line
+    Batch(batch::BatchArgs),
+}
+
+#[derive(Debug, Args)]
+struct PutArgs {
+    /// s3://BUCKET/KEY
+    object: Location,
+    /// The object's text
+    #[arg(long, conflicts_with = "file", required_unless_present = "file")]
+    text: Option<String>,
+    /// The file with the object's bytes; - reads standard input
+    #[arg(long)]
+    file: Option<PathBuf>,
+    /// MIME type of the object
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+    /// Only when there is no such object
+    #[arg(long)]
+    if_none_match: bool,
+}
+
+#[derive(Debug, Args)]
+struct ObjectArg {
+    /// s3://BUCKET/KEY
+    object: Location,
+}
+
+/// `s3://BUCKET/KEY`; the key may be empty where a prefix is meant.
+#[derive(Debug, Clone)]
+struct Location {
+    bucket: String,
+    key: String,
+}
+
+impl std::str::FromStr for Location {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let rest = text
+            .strip_prefix("s3://")
+            .ok_or("must look like s3://BUCKET/KEY")?;
+        let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.is_empty() {
+            return Err("must name a bucket, like s3://BUCKET/KEY".to_owned());
+        }
+        Ok(Self {
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+        })
+    }
+}
+
+pub(super) async fn run(shared: &Shared, args: EnqueueArgs) -> Outcome {
+    let settings = shared.load(Vec::new())?.settings;
+    let EnqueueArgs { what, how } = args;
+    let operation = match what {
+        What::Batch(batch) => return batch::run(shared, &settings, batch).await,
+        What::Put(put) => Operation::PutObject(put_object(put, &settings)?),
+        What::Get(ObjectArg {
+            object: Location { bucket, key },
+        }) => Operation::GetObject(GetObject {
+            bucket,
+            key,
+            range: None,
+            version_id: None,
+        }),
+        What::Head(ObjectArg {
+            object: Location { bucket, key },
+        }) => Operation::HeadObject(HeadObject {
+            bucket,
+            key,
+            version_id: None,
+        }),
+        What::List {
+            location: Location { bucket, key },
+        } => Operation::ListObjects(ListObjects {
+            bucket,
+            prefix: (!key.is_empty()).then_some(key),
+            delimiter: None,
+            max_keys: 1_000,
+            start_after: None,
+        }),
+        What::Delete { objects } => delete(objects)?,
+    };
+    let id = match how.id {
+        Some(id) => JobId::parse(&id).map_err(CommandError::usage)?,
+        None => JobId::fresh(),
+    };
+    let target = Target::Jobs(operation.name().lane());
+    let message = checked_message(&id, &operation, &settings)?;
+    let producer = connect(shared, &settings).await?;
+    if !how.wait {
+        producer
+            .publish(&target, &message)
+            .await
+            .map_err(publish_failed)?;
+        match shared.output {
+            Output::Text => print(&id)?,
+            Output::Json => print_json(&serde_json::json!({"id": id.as_str()}))?,
+        }
+        return Ok(Exit::Done);
+    }
+    let answer = producer.request(&target, &message, how.wait_timeout).await;
+    let answer = answer.map_err(|error| match error {
+        RequestError::Publish(error) => publish_failed(error),
+        RequestError::NoAnswer => CommandError::unreachable(format!(
+            "job {id} has no result after {}; it goes on, see: brigade jobs show {id}",
+            humantime::format_duration(how.wait_timeout)
+        )),
+    })?;
+    show(shared.output, &answer)
+}
+
+fn put_object(args: PutArgs, settings: &Settings) -> Result<PutObject, CommandError> {
+    let body = match (args.text, args.file) {
+        (Some(text), _) => text.into_bytes(),
+        (None, Some(path)) => read_input(&path, settings.limits.max_message_bytes)?,
+        (None, None) => return Err(CommandError::usage("put wants --text or --file")),
+    };
+    let options = PutOptions {
+        content_type: args.content_type,
+        if_none_match: args.if_none_match,
+        ..PutOptions::default()
+    };
+    let Location { bucket, key } = args.object;
+    Ok(PutObject {
+        bucket,
+        key,
+        body: Bytes::from(body),
+        options,
+    })
+}
+
+/// Reads at most one byte more than a message may hold, so that a huge file is no huge memory.
+fn read_input(path: &std::path::Path, limit: u64) -> Result<Vec<u8>, CommandError> {
+    let mut bytes = Vec::new();
+    let read = if path.as_os_str() == "-" {
+        std::io::stdin()
+            .lock()
+            .take(limit + 1)
+            .read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes))
+    };
+    read.map_err(|error| CommandError::new(Exit::Failed, format!("{}: {error}", path.display())))?;
+    if bytes.len() as u64 > limit {
+        return Err(CommandError::new(
+            Exit::Failed,
+            format!(
+                "{} is larger than limits.max_message_bytes, {limit} bytes",
+                path.display()
+            ),
+        ));
+    }
+    Ok(bytes)
+}
+
+fn delete(objects: Vec<Location>) -> Result<Operation, CommandError> {
+    let bucket = objects
+        .first()
+        .map(|first| first.bucket.clone())
+        .unwrap_or_default();
+    if objects.iter().any(|object| object.bucket != bucket) {
+        return Err(CommandError::usage(
+            "all objects of one delete must be in one bucket",
+        ));
+    }
+    let mut keys: Vec<String> = objects.into_iter().map(|object| object.key).collect();
+    Ok(if keys.len() == 1 {
+        let key = keys.swap_remove(0);
+        Operation::DeleteObject(DeleteObject {
+            bucket,
+            key,
+            version_id: None,
+        })
+    } else {
+        Operation::DeleteObjects(DeleteObjects { bucket, keys })
+    })
+}
+
+/// A message that a worker with these settings would accept; else says why not, before it is sent.
+fn checked_message(
+    id: &JobId,
+    operation: &Operation,
+    settings: &Settings,
+) -> Result<Message, CommandError> {
+    let message = wire::encode(id, operation, Timestamp::now());
+    let rules = wire::Rules {
+        max_message_bytes: settings.limits.max_message_bytes,
+        destination_roots: settings.destinations.file_roots.clone(),
+    };
+    let lane = operation.name().lane();
+    match wire::decode(&message, lane, &rules, Timestamp::now()) {
+        Ok(_) => Ok(message),
+        Err(bad) => Err(CommandError::usage(bad.message)),
+    }
+}
+
+/// Connects to the broker, once.
+pub(super) async fn connect(
+    shared: &Shared,
+    settings: &Settings,
+) -> Result<Producer, CommandError> {
+    Producer::connect(&settings.amqp.url, &settings.amqp.prefix, shared.timeout)
+        .await
+        .map_err(CommandError::unreachable)
+}
+
+/// No queue to take it: exit 1; no broker: 69.
+pub(super) fn publish_failed(error: PublishError) -> CommandError {
+    match error {
+        PublishError::Returned(_) => CommandError::new(
+            Exit::Failed,
+            format!("{error}; run `brigade topology apply`, or start a worker"),
+        ),
+        PublishError::Nacked => CommandError::new(Exit::Failed, error),
+        PublishError::NotConnected(_) | PublishError::TimedOut => CommandError::unreachable(error),
+    }
+}
+
+/// Prints an answer: an object's bytes as they are, else the report. Exit 0 completed, else 1.
+fn show(output: Output, answer: &Message) -> Outcome {
+    let (report, bytes) = match answer.text(header::RESULT) {
+        Some(report) => (report.as_bytes(), Some(&answer.body)),
+        None => (&answer.body[..], None),
+    };
+    let report: serde_json::Value = serde_json::from_slice(report)
+        .map_err(|error| CommandError::new(Exit::Bug, format!("the answer is no JSON: {error}")))?;
+    let completed = report["outcome"] == "completed";
+    match (output, bytes) {
+        (Output::Text, Some(bytes)) => print_bytes(bytes)?,
+        (Output::Json, _) => print_json(&report)?,
+        (Output::Text, None) if completed => print(&report["result"])?,
+        (Output::Text, None) => {
+            let text = |name: &str| report["error"][name].as_str().unwrap_or("?").to_owned();
+            let outcome = report["outcome"].as_str().unwrap_or("?");
+            eprintln!("{outcome}: {}: {}", text("code"), text("message"));
+        }
+    }
+    Ok(if completed { Exit::Done } else { Exit::Failed })
+}

@@ -1,0 +1,56 @@
+//! `brigade migrate`: brings the ledger's schema up to date, or says what is pending.
+
+use clap::Args;
+use secrecy::ExposeSecret;
+
+use super::{
+    CommandError, Exit, Outcome, Output, Shared,
+    output::{print, print_json},
+};
+use crate::ledger;
+
+/// Arguments of `brigade migrate`.
+#[derive(Debug, Args)]
+pub(super) struct MigrateArgs {
+    /// Change nothing; exit 1 when something is pending
+    #[arg(long)]
+    check: bool,
+}
+
+pub(super) async fn run(shared: &Shared, args: MigrateArgs) -> Outcome {
+    let settings = shared.load(Vec::new())?.settings;
+    let url = settings.ledger.url.expose_secret();
+    let pending = within(shared, ledger::pending(url)).await?;
+    if !args.check && !pending.is_empty() {
+        within(shared, ledger::migrate(url)).await?;
+    }
+    match shared.output {
+        Output::Json if args.check => print_json(&serde_json::json!({"pending": pending}))?,
+        Output::Json => print_json(&serde_json::json!({"applied": pending}))?,
+        Output::Text if pending.is_empty() => print("the ledger's schema is up to date")?,
+        Output::Text => {
+            let what = if args.check { "pending" } else { "applied" };
+            for name in &pending {
+                print(format!("{what}: {name}"))?;
+            }
+        }
+    }
+    Ok(if args.check && !pending.is_empty() {
+        Exit::Failed
+    } else {
+        Exit::Done
+    })
+}
+
+async fn within<T, E: std::fmt::Display>(
+    shared: &Shared,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, CommandError> {
+    match tokio::time::timeout(shared.timeout, work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(CommandError::unreachable(error)),
+        Err(_) => Err(CommandError::unreachable(
+            "the ledger did not answer in time",
+        )),
+    }
+}

@@ -1,0 +1,204 @@
+//! The command line: one file a subcommand. Arguments in, an exit code out.
+
+mod batch;
+mod config;
+#[cfg(feature = "dev")]
+mod dev;
+mod enqueue;
+mod healthcheck;
+mod jobs;
+mod migrate;
+mod output;
+mod signals;
+mod topology;
+mod worker;
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+pub use output::Output;
+
+use crate::config::{ConfigError, Loaded, Sources};
+
+/// Queue-driven S3 job processor: RabbitMQ in, S3 out, nothing lost.
+#[derive(Debug, Parser)]
+#[command(name = "brigade", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    shared: Shared,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, clap::Args)]
+struct Shared {
+    /// Settings file (TOML); BRIGADE_CONFIG names one too
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Set one setting, such as lanes.upload.concurrency=128; may be repeated
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// How results are printed
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    /// How long to wait for a service
+    #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    timeout: std::time::Duration,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a worker until SIGTERM or Ctrl-C, then drain
+    Worker(worker::WorkerArgs),
+    /// Publish jobs
+    Enqueue(enqueue::EnqueueArgs),
+    /// Look at jobs in the ledger
+    Jobs(jobs::JobsArgs),
+    /// Bring the ledger's schema up to date
+    Migrate(migrate::MigrateArgs),
+    /// Look at the effective settings
+    Config(config::ConfigArgs),
+    /// Declare or compare exchanges and queues
+    Topology(topology::TopologyArgs),
+    /// Is the worker on http.listen alive? Exit 0 or 1
+    Healthcheck,
+    /// Embedded S3, SQLite, a worker and the status page, for trying it out
+    #[cfg(feature = "dev")]
+    Dev,
+    /// The guided tour: real files up, read back, deleted; then an S3 outage
+    #[cfg(feature = "dev")]
+    Demo(crate::dev::demo::DemoArgs),
+}
+
+/// How a command ends; the numbers are the contract's, section 7.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed, or found wanting.
+    Failed = 1,
+    /// The command line or the settings are wrong.
+    Usage = 64,
+    /// A service is unreachable, or did not answer in time.
+    Unreachable = 69,
+    /// A bug.
+    Bug = 70,
+}
+
+/// A failed command: what to say, and the exit code.
+#[derive(Debug)]
+pub struct CommandError {
+    exit: Exit,
+    error: anyhow::Error,
+}
+
+impl CommandError {
+    /// Ends the command with `exit` and a message.
+    pub fn new(exit: Exit, message: impl std::fmt::Display) -> Self {
+        Self {
+            exit,
+            error: anyhow::anyhow!("{message}"),
+        }
+    }
+
+    /// The command line or the settings are wrong.
+    pub fn usage(message: impl std::fmt::Display) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// A service is unreachable.
+    pub fn unreachable(message: impl std::fmt::Display) -> Self {
+        Self::new(Exit::Unreachable, message)
+    }
+}
+
+impl From<anyhow::Error> for CommandError {
+    fn from(error: anyhow::Error) -> Self {
+        Self {
+            exit: Exit::Failed,
+            error,
+        }
+    }
+}
+
+impl From<ConfigError> for CommandError {
+    fn from(error: ConfigError) -> Self {
+        Self::usage(error)
+    }
+}
+
+type Outcome = Result<Exit, CommandError>;
+
+impl Shared {
+    /// The settings, with this command's own flags on top.
+    fn load(&self, flags: Vec<(String, String)>) -> Result<Loaded, CommandError> {
+        let mut all = Vec::new();
+        for pair in &self.set {
+            let (key, value) = pair.split_once('=').ok_or_else(|| {
+                CommandError::usage(format!("--set wants KEY=VALUE, but has {pair:?}"))
+            })?;
+            all.push((key.trim().to_owned(), value.to_owned()));
+        }
+        all.extend(flags);
+        let sources = Sources::from_process(self.config.clone(), all);
+        Ok(crate::config::load(&sources)?)
+    }
+}
+
+/// Runs the command line; prints, and says how it ended.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let exit = if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Done
+            };
+            // Nothing can be done about a closed terminal.
+            drop(error.print());
+            return ExitCode::from(exit as u8);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let ended = match runtime {
+        Ok(runtime) => {
+            let ended = runtime.block_on(dispatch(cli));
+            // A file read or a name lookup that hangs must not keep the process.
+            runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+            ended
+        }
+        Err(error) => Err(CommandError::new(
+            Exit::Failed,
+            format!("no runtime: {error}"),
+        )),
+    };
+    match ended {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(CommandError { exit, error }) => {
+            eprintln!("brigade: {error:#}");
+            ExitCode::from(exit as u8)
+        }
+    }
+}
+
+async fn dispatch(cli: Cli) -> Outcome {
+    let Cli { shared, command } = cli;
+    match command {
+        Command::Worker(args) => worker::run(&shared, args).await,
+        Command::Enqueue(args) => enqueue::run(&shared, args).await,
+        Command::Jobs(args) => jobs::run(&shared, args).await,
+        Command::Migrate(args) => migrate::run(&shared, args).await,
+        Command::Config(args) => config::run(&shared, &args),
+        Command::Topology(args) => topology::run(&shared, args).await,
+        Command::Healthcheck => healthcheck::run(&shared).await,
+        #[cfg(feature = "dev")]
+        Command::Dev => dev::playground(&shared).await,
+        #[cfg(feature = "dev")]
+        Command::Demo(args) => dev::demo(&shared, args).await,
+    }
+}

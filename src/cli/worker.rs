@@ -1,0 +1,61 @@
+//! `brigade worker`: run until a signal, then drain.
+
+use clap::Args;
+
+use super::{CommandError, Exit, Outcome, Shared, signals::Signals};
+use crate::{http::HttpServer, job::Lane, telemetry, worker::Worker};
+
+/// Arguments of `brigade worker`.
+#[derive(Debug, Args)]
+pub(super) struct WorkerArgs {
+    /// The lanes this worker serves
+    #[arg(long, value_delimiter = ',', default_value = "upload,read,cleanup", value_parser = parse_lane)]
+    lanes: Vec<Lane>,
+}
+
+fn parse_lane(name: &str) -> Result<Lane, String> {
+    Lane::parse(name).ok_or_else(|| "lanes are upload, read and cleanup".to_owned())
+}
+
+pub(super) async fn run(shared: &Shared, args: WorkerArgs) -> Outcome {
+    let settings = shared.load(Vec::new())?.settings;
+    let mut lanes = args.lanes;
+    lanes.sort_unstable();
+    lanes.dedup();
+    telemetry::install(&settings.log.level, settings.log.format).map_err(CommandError::usage)?;
+    // Before anything starts, so that a signal during the start drains too.
+    let mut signals = Signals::try_new()?;
+
+    let worker = Worker::start(&settings, &lanes).await?;
+    let http = HttpServer::start(settings.http.listen, worker.view().clone()).await;
+    let http = match http {
+        Ok(http) => http,
+        Err(error) => {
+            worker.drain(settings.drain.timeout).await;
+            let listen = settings.http.listen;
+            return Err(CommandError::new(
+                Exit::Failed,
+                format!("http.listen {listen} can't be had: {error}; choose another address"),
+            ));
+        }
+    };
+    let names: Vec<&str> = lanes.iter().map(|lane| lane.as_str()).collect();
+    tracing::info!(
+        worker = &*worker.view().worker,
+        version = env!("CARGO_PKG_VERSION"),
+        lanes = names.join(","),
+        http = %http.address(),
+        "started"
+    );
+
+    signals.next().await;
+    let exit = tokio::select! {
+        _ = worker.drain(settings.drain.timeout) => Exit::Done,
+        () = signals.next() => {
+            tracing::warn!("a second signal: stopping now, the broker delivers again what was running");
+            Exit::Failed
+        }
+    };
+    http.stop().await;
+    Ok(exit)
+}

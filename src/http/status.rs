@@ -1,0 +1,104 @@
+//! `/api/status`: the worker at a glance, for the status page and for `brigade circuit show`.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering};
+
+use serde::Serialize;
+
+use super::readiness::{self, Reason};
+use crate::{
+    job::Timestamp,
+    lane::RecentFailure,
+    resilience::{CircuitBreaker, Clock, TokioClock},
+    worker::WorkerView,
+};
+
+/// The body of `/api/status`; the shape is the contract's.
+#[derive(Debug, Serialize)]
+pub(super) struct Status {
+    version: &'static str,
+    worker: String,
+    started_at: Timestamp,
+    ready: bool,
+    reasons: Vec<Reason>,
+    lanes: BTreeMap<&'static str, LaneView>,
+    circuits: BTreeMap<&'static str, CircuitView>,
+    jobs: Jobs,
+    recent_failures: Vec<RecentFailure>,
+}
+
+#[derive(Debug, Serialize)]
+struct LaneView {
+    state: &'static str,
+    reason: Option<String>,
+    in_flight: u32,
+    concurrency: usize,
+    queue_ready: Option<u32>,
+}
+
+/// A breaker as people see it.
+#[derive(Debug, Serialize)]
+pub(super) struct CircuitView {
+    state: &'static str,
+    mode: &'static str,
+    consecutive_failures: u32,
+    retry_in_seconds: Option<f64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Jobs {
+    completed: u64,
+    dead_lettered: u64,
+    abandoned: u64,
+    per_second: f64,
+}
+
+pub(super) async fn of(view: &WorkerView) -> Status {
+    let readiness = readiness::of(view);
+    let mut lanes = BTreeMap::new();
+    for lane in &view.lanes {
+        let state = lane.status.state();
+        let shown = LaneView {
+            state: state.as_str(),
+            reason: state.reason().map(str::to_owned),
+            in_flight: lane.status.in_flight(),
+            concurrency: lane.concurrency,
+            queue_ready: view.broker.queue_ready(lane.lane).await,
+        };
+        lanes.insert(lane.lane.as_str(), shown);
+    }
+    let circuits = view
+        .circuits
+        .iter()
+        .map(|(name, it)| (name.as_str(), circuit(it)))
+        .collect();
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        worker: view.worker.to_string(),
+        started_at: view.started_at,
+        ready: readiness.ready,
+        reasons: readiness.reasons,
+        lanes,
+        circuits,
+        jobs: Jobs {
+            completed: view.totals.completed.load(Ordering::Relaxed),
+            dead_lettered: view.totals.dead_lettered.load(Ordering::Relaxed),
+            abandoned: view.totals.abandoned.load(Ordering::Relaxed),
+            per_second: view.throughput.per_second(),
+        },
+        recent_failures: view.failures.newest_first(),
+    }
+}
+
+pub(super) fn circuit(breaker: &CircuitBreaker) -> CircuitView {
+    let snapshot = breaker.snapshot();
+    let now = TokioClock.now();
+    let wait = snapshot
+        .probe_at
+        .map(|at| at.saturating_duration_since(now).as_secs_f64());
+    CircuitView {
+        state: snapshot.state.as_str(),
+        mode: snapshot.mode.as_str(),
+        consecutive_failures: snapshot.consecutive_failures,
+        retry_in_seconds: wait.map(|seconds| (seconds * 10.0).ceil() / 10.0),
+    }
+}

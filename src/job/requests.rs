@@ -1,0 +1,283 @@
+//! The JSON of each operation's request: read field by field, and written the same way.
+//!
+//! Adding an operation adds one reader here and one arm of [`write`]; the round trip is a property
+//! test. Knows fields, not messages: envelope, lane and the operator's rules are `wire.rs`'s.
+
+use std::{collections::BTreeMap, path::Path};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::{
+    Message, Operation, OperationName,
+    fields::Fields,
+    operation::{
+        DeleteObject, DeleteObjects, GetObject, HeadObject, ListObjects, PutObject, PutOptions,
+    },
+    wire::{Form, OWN_METADATA, VERSION},
+};
+
+/// Reads the operation's fields; `None` for one that this version does not run yet. The error is a
+/// sentence that names field, rule and value.
+pub(super) fn read(
+    name: OperationName,
+    fields: &mut Fields<'_>,
+    form: Form,
+    message: &Message,
+) -> Result<Option<Operation>, String> {
+    Ok(Some(match name {
+        OperationName::PutObject => Operation::PutObject(put_object(fields, form, message)?),
+        OperationName::GetObject => Operation::GetObject(get_object(fields)?),
+        OperationName::HeadObject => Operation::HeadObject(head_object(fields)?),
+        OperationName::ListObjects => Operation::ListObjects(list_objects(fields)?),
+        OperationName::DeleteObject => Operation::DeleteObject(delete_object(fields)?),
+        OperationName::DeleteObjects => Operation::DeleteObjects(delete_objects(fields)?),
+        OperationName::UploadFileobj | OperationName::CopyObject | OperationName::DeletePrefix => {
+            return Ok(None);
+        }
+    }))
+}
+
+fn put_object(fields: &mut Fields<'_>, form: Form, message: &Message) -> Result<PutObject, String> {
+    let (bucket, key) = (fields.bucket()?, fields.key()?);
+    let body = match (form, fields.object("body")?) {
+        (Form::Binary, None) => message.body.clone(),
+        (Form::Binary, Some(_)) => {
+            return Err("field body must be absent when header brigade-job is used".to_owned());
+        }
+        (Form::Json, None) => return Err(fields.missing("body")),
+        (Form::Json, Some(mut body)) => inline_body(&mut Fields::new(&mut body, "body."))?,
+    };
+    let mut options = put_options(fields)?;
+    if form == Form::Binary && message.content_type.is_some() {
+        options.content_type.clone_from(&message.content_type);
+        if options
+            .content_type
+            .as_ref()
+            .is_some_and(|text| text.contains(['\r', '\n', '\0']))
+        {
+            return Err("property content_type may hold no line break".to_owned());
+        }
+    }
+    Ok(PutObject {
+        bucket,
+        key,
+        body,
+        options,
+    })
+}
+
+fn inline_body(body: &mut Fields<'_>) -> Result<Bytes, String> {
+    match (body.text("text")?, body.text("base64")?) {
+        (Some(text), None) => Ok(Bytes::from(text)),
+        (None, Some(base64)) => STANDARD
+            .decode(base64)
+            .map(Bytes::from)
+            .map_err(|error| format!("field body.base64 is no standard base64: {error}")),
+        (Some(_), Some(_)) => Err("field body must hold text or base64, but holds both".to_owned()),
+        (None, None) => Err("field body must hold text or base64, but holds neither".to_owned()),
+    }
+}
+
+fn put_options(fields: &mut Fields<'_>) -> Result<PutOptions, String> {
+    let metadata = fields.strings("metadata")?;
+    if metadata
+        .keys()
+        .any(|name| name.eq_ignore_ascii_case(OWN_METADATA))
+    {
+        return Err(format!(
+            "field metadata may not hold {OWN_METADATA}, which is the worker's"
+        ));
+    }
+    let if_none_match = match fields.text("if_none_match")?.as_deref() {
+        None => false,
+        Some("*") => true,
+        Some(other) => {
+            let given = Value::String(other.to_owned());
+            return Err(fields.wrong("if_none_match", "must be \"*\"", &given));
+        }
+    };
+    let sha256 = match fields.text("sha256")? {
+        None => None,
+        Some(text) => Some(hex_digest(&text).ok_or_else(|| {
+            fields.wrong(
+                "sha256",
+                "must be 64 hex digits",
+                &Value::String(text.clone()),
+            )
+        })?),
+    };
+    Ok(PutOptions {
+        content_type: fields.header_text("content_type")?,
+        metadata,
+        tags: fields.strings("tags")?,
+        storage_class: fields.header_text("storage_class")?,
+        cache_control: fields.header_text("cache_control")?,
+        if_none_match,
+        sha256,
+    })
+}
+
+fn hex_digest(text: &str) -> Option<[u8; 32]> {
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut digest = [0; 32];
+    for (index, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
+    }
+    Some(digest)
+}
+
+fn get_object(fields: &mut Fields<'_>) -> Result<GetObject, String> {
+    let (bucket, key) = (fields.bucket()?, fields.key()?);
+    let range = fields.header_text("range")?;
+    if let Some(range) = range.as_deref().filter(|range| !is_one_range(range)) {
+        let rule = "must be one byte range such as bytes=0-99, bytes=100- or bytes=-5";
+        return Err(fields.wrong("range", rule, &Value::String(range.to_owned())));
+    }
+    let version_id = fields.nonempty("version_id")?;
+    check_destination_form(fields)?;
+    Ok(GetObject {
+        bucket,
+        key,
+        range,
+        version_id,
+    })
+}
+
+fn is_one_range(range: &str) -> bool {
+    let Some((first, last)) = range
+        .strip_prefix("bytes=")
+        .and_then(|rest| rest.split_once('-'))
+    else {
+        return false;
+    };
+    let number = |text: &str| {
+        text.bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| text.parse::<u64>().ok())
+            .flatten()
+    };
+    match (first, last) {
+        ("", last) => number(last).is_some(),
+        (first, "") => number(first).is_some(),
+        (first, last) => matches!((number(first), number(last)), (Some(a), Some(b)) if a <= b),
+    }
+}
+
+/// Checks the form of `destination` and leaves it in place: whether it is allowed is asked last.
+fn check_destination_form(fields: &mut Fields<'_>) -> Result<(), String> {
+    let Some(mut destination) = fields.object("destination")? else {
+        return Ok(());
+    };
+    let whole = destination.clone();
+    let mut inner = Fields::new(&mut destination, "destination.");
+    let file = match (inner.object("reply")?, inner.text("file")?) {
+        (Some(_), None) => None,
+        (None, Some(file)) => Some(file),
+        (Some(_), Some(_)) => {
+            return Err("field destination must hold reply or file, but holds both".to_owned());
+        }
+        (None, None) => {
+            return Err("field destination must hold reply or file, but holds neither".to_owned());
+        }
+    };
+    if let Some(file) = file {
+        if !Path::new(&file).is_absolute() {
+            let rule = "must be an absolute path";
+            return Err(inner.wrong("file", rule, &Value::String(file)));
+        }
+        fields.put_back("destination", Value::Object(whole));
+    }
+    Ok(())
+}
+
+fn head_object(fields: &mut Fields<'_>) -> Result<HeadObject, String> {
+    Ok(HeadObject {
+        bucket: fields.bucket()?,
+        key: fields.key()?,
+        version_id: fields.nonempty("version_id")?,
+    })
+}
+
+fn list_objects(fields: &mut Fields<'_>) -> Result<ListObjects, String> {
+    Ok(ListObjects {
+        bucket: fields.bucket()?,
+        prefix: fields.text("prefix")?,
+        delimiter: fields.text("delimiter")?.filter(|text| !text.is_empty()),
+        max_keys: fields.number("max_keys", 1, 10_000)?.unwrap_or(1_000),
+        start_after: fields.text("start_after")?.filter(|text| !text.is_empty()),
+    })
+}
+
+fn delete_object(fields: &mut Fields<'_>) -> Result<DeleteObject, String> {
+    Ok(DeleteObject {
+        bucket: fields.bucket()?,
+        key: fields.key()?,
+        version_id: fields.nonempty("version_id")?,
+    })
+}
+
+fn delete_objects(fields: &mut Fields<'_>) -> Result<DeleteObjects, String> {
+    Ok(DeleteObjects {
+        bucket: fields.bucket()?,
+        keys: fields.keys()?,
+    })
+}
+
+/// Writes the operation's fields as producers send them; a put without its body, which travels in the
+/// binary form.
+pub(super) fn write(operation: &Operation) -> Value {
+    let mut fields = vec![
+        ("version", Value::from(VERSION)),
+        ("operation", operation.name().as_str().into()),
+        ("bucket", operation.bucket().into()),
+    ];
+    let mut add = |name: &'static str, value: Option<Value>| {
+        fields.extend(value.map(|value| (name, value)));
+    };
+    let text = |text: &Option<String>| text.clone().map(Value::from);
+    let strings = |map: &BTreeMap<String, String>| (!map.is_empty()).then(|| map_value(map));
+    add("key", operation.key().map(Value::from));
+    match operation {
+        Operation::PutObject(put) => {
+            let options = &put.options;
+            add("content_type", text(&options.content_type));
+            add("metadata", strings(&options.metadata));
+            add("tags", strings(&options.tags));
+            add("storage_class", text(&options.storage_class));
+            add("cache_control", text(&options.cache_control));
+            add("if_none_match", options.if_none_match.then(|| "*".into()));
+            let hex = |digest: [u8; 32]| digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            add(
+                "sha256",
+                options.sha256.map(|digest| Value::String(hex(digest))),
+            );
+        }
+        Operation::GetObject(get) => {
+            add("range", text(&get.range));
+            add("version_id", text(&get.version_id));
+        }
+        Operation::HeadObject(head) => add("version_id", text(&head.version_id)),
+        Operation::ListObjects(list) => {
+            add("prefix", text(&list.prefix));
+            add("delimiter", text(&list.delimiter));
+            add("max_keys", Some(list.max_keys.into()));
+            add("start_after", text(&list.start_after));
+        }
+        Operation::DeleteObject(delete) => add("version_id", text(&delete.version_id)),
+        Operation::DeleteObjects(delete) => add("keys", Some(delete.keys.clone().into())),
+    }
+    fields
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+}
+
+fn map_value(map: &BTreeMap<String, String>) -> Value {
+    map.iter()
+        .map(|(name, value)| (name.clone(), Value::from(value.clone())))
+        .collect()
+}

@@ -1,0 +1,206 @@
+//! What every job of a lane shares: the seams, the limits, the tables.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Foreground, LaneStatus, RecentFailures, Requeue, Totals, pace::ForegroundJob, running::Running,
+};
+use crate::{
+    broker::Broker,
+    job::{Failure, FailureClass, Job, Lane, OperationName, wire},
+    ledger::writer::LedgerWriter,
+    metrics::Metrics,
+    resilience::{CircuitBreaker, RetryPolicy},
+    storage::Storage,
+};
+
+/// What a lane is built from; the composition root fills it.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the types say it")]
+pub struct LaneParts {
+    pub lane: Lane,
+    pub broker: Arc<dyn Broker>,
+    pub ledger: LedgerWriter,
+    pub storage: Arc<Storage>,
+    /// The lane's circuit; cleanup has none.
+    pub breaker: Option<Arc<CircuitBreaker>>,
+    pub metrics: Arc<Metrics>,
+    pub status: Arc<LaneStatus>,
+    /// Shared by all lanes: an id runs once in a process.
+    pub running: Arc<Running>,
+    /// Shared by all lanes: suspects run one at a time.
+    pub suspects: Arc<Suspects>,
+    /// Counts this lane's jobs as foreground; `None` for cleanup.
+    pub foreground: Option<Arc<Foreground>>,
+    /// Shared by all lanes, for the status page.
+    pub failures: Arc<RecentFailures>,
+    /// Shared by all lanes.
+    pub totals: Arc<Totals>,
+    pub limits: LaneLimits,
+    /// Ends running jobs at the drain's deadline.
+    pub abort: CancellationToken,
+    /// `host-pid`, for reports of jobs that have no row.
+    pub worker: Arc<str>,
+}
+
+/// The numbers and rules of a lane.
+#[derive(Debug, Clone)]
+pub struct LaneLimits {
+    /// S3 calls at a time.
+    pub concurrency: usize,
+    /// Jobs started at a time, waiting ones included; at least `concurrency`.
+    pub admission: usize,
+    /// What messages may ask for.
+    pub rules: wire::Rules,
+    /// Buckets and operations that the operator allows.
+    pub allow: AllowList,
+    /// Attempts and waits of one guarded operation.
+    pub retry: RetryPolicy,
+    /// A job older than this is not parked again.
+    pub max_job_age: Duration,
+    /// A run longer than this is stopped and parked.
+    pub job_deadline: Duration,
+    /// Largest reply body in bytes.
+    pub max_reply_bytes: u64,
+    /// Whether outcomes are published as events.
+    pub events: bool,
+}
+
+/// The operator's allow-lists; an empty one allows all.
+#[derive(Debug, Clone, Default)]
+#[expect(missing_docs, reason = "the line above")]
+pub struct AllowList {
+    pub buckets: HashSet<String>,
+    pub operations: HashSet<OperationName>,
+}
+
+impl AllowList {
+    /// Why the job is not allowed, if it is not.
+    pub(super) fn refuse(&self, job: &Job) -> Option<Failure> {
+        let lane = job.operation.name().lane();
+        let refusal = |what: &str, which: &str| {
+            let message = format!("{what} {which} is not in lanes.{lane}.{what}s of this worker");
+            Some(Failure::ours(
+                FailureClass::Permanent,
+                "not_allowed",
+                message,
+            ))
+        };
+        let (name, bucket) = (job.operation.name(), job.operation.bucket());
+        if !self.operations.is_empty() && !self.operations.contains(&name) {
+            return refusal("operation", name.as_str());
+        }
+        if !self.buckets.is_empty() && !self.buckets.contains(bucket) {
+            return refusal("bucket", bucket);
+        }
+        None
+    }
+}
+
+/// The one place at a time for jobs that were running when workers died.
+#[derive(Debug, Default)]
+pub struct Suspects(pub(super) Mutex<()>);
+
+/// A lane's parts and its semaphores, shared by its tasks.
+#[derive(Debug)]
+pub struct LaneContext {
+    pub(super) lane: Lane,
+    pub(super) broker: Arc<dyn Broker>,
+    pub(super) ledger: LedgerWriter,
+    pub(super) storage: Arc<Storage>,
+    pub(super) breaker: Option<Arc<CircuitBreaker>>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) status: Arc<LaneStatus>,
+    pub(super) running: Arc<Running>,
+    pub(super) suspects: Arc<Suspects>,
+    pub(super) failures: Arc<RecentFailures>,
+    totals: Arc<Totals>,
+    pub(super) limits: LaneLimits,
+    pub(super) abort: CancellationToken,
+    pub(super) worker: Arc<str>,
+    /// S3 calls at a time; a waiting job holds none.
+    pub(super) slots: Arc<Semaphore>,
+    /// Jobs started at a time.
+    pub(super) admission: Arc<Semaphore>,
+    foreground: Option<Arc<Foreground>>,
+    requeues: mpsc::UnboundedSender<Requeue>,
+}
+
+impl LaneContext {
+    pub(super) fn new(parts: LaneParts, requeues: mpsc::UnboundedSender<Requeue>) -> Self {
+        Self {
+            slots: Arc::new(Semaphore::new(parts.limits.concurrency)),
+            admission: Arc::new(Semaphore::new(parts.limits.admission)),
+            lane: parts.lane,
+            broker: parts.broker,
+            ledger: parts.ledger,
+            storage: parts.storage,
+            breaker: parts.breaker,
+            metrics: parts.metrics,
+            status: parts.status,
+            running: parts.running,
+            suspects: parts.suspects,
+            foreground: parts.foreground,
+            failures: parts.failures,
+            totals: parts.totals,
+            limits: parts.limits,
+            abort: parts.abort,
+            worker: parts.worker,
+            requeues,
+        }
+    }
+
+    /// Hands a delivery to the runner, which requeues it once no consumer of ours is on the queue.
+    pub(super) fn give_back(&self, requeue: Requeue) {
+        // The runner outlives its tasks; without it the channel closes and the broker requeues itself.
+        if self.requeues.send(requeue).is_err() {
+            tracing::debug!(lane = %self.lane, "no runner to requeue, the broker will");
+        }
+    }
+
+    /// Requeues now. Only the runner calls this, with no consumer of ours on the queue.
+    pub(super) async fn requeue(&self, requeue: Requeue) {
+        let Requeue { acker, reason } = requeue;
+        match acker.requeue().await {
+            Ok(()) => {
+                let labels = [self.lane.as_str(), reason.as_str()];
+                self.metrics.requeued.with_label_values(&labels).inc();
+            }
+            Err(stale) => tracing::debug!(lane = %self.lane, %stale, "nothing to requeue"),
+        }
+    }
+
+    /// Counts a delivery's outcome.
+    pub(super) fn count(&self, operation: &str, outcome: &str) {
+        self.metrics
+            .jobs
+            .with_label_values(&[self.lane.as_str(), operation, outcome])
+            .inc();
+        self.totals.count(outcome);
+    }
+
+    /// Counts a running job until the guard is dropped.
+    pub(super) fn flight(&self) -> Flight<'_> {
+        self.status.job_started();
+        Flight {
+            context: self,
+            _foreground: self.foreground.as_ref().map(|it| it.enter()),
+        }
+    }
+}
+
+/// A running job, for gauges and for the lanes that yield.
+#[derive(Debug)]
+pub(super) struct Flight<'a> {
+    context: &'a LaneContext,
+    _foreground: Option<ForegroundJob>,
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        self.context.status.job_ended();
+    }
+}

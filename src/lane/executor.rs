@@ -1,0 +1,216 @@
+//! One delivery becomes one resolution: decode, claim, run, record. The order is the contract's: the
+//! ledger is written before anyone is told.
+
+use std::sync::Arc;
+
+use super::{
+    LaneContext,
+    resolution::Resolution,
+    run::{Run, run},
+    settlement,
+};
+use crate::{
+    broker::{Acker, Delivery},
+    job::{Failure, FailureClass, outcome::DeadReason},
+    job::{
+        Job, Lane, Outcome, State, Timestamp,
+        outcome::{MAX_UNFINISHED_CLAIMS, RequeueReason, SUSPECT_AFTER},
+        wire,
+    },
+    ledger::{Claim, ClaimRequest, Committed, Ending, LedgerError, Taken, writer::LedgerStatus},
+    resilience::Permit,
+};
+
+/// Executes one delivery to its settlement. `probe` is half-open's leave for one attempt.
+pub(super) async fn execute(lane: Arc<LaneContext>, delivery: Delivery, probe: Option<Permit>) {
+    let Delivery {
+        message,
+        redelivered,
+        acker,
+    } = delivery;
+    if redelivered {
+        lane.metrics
+            .redeliveries
+            .with_label_values(&[lane.lane.as_str()])
+            .inc();
+    }
+    let now = Timestamp::now();
+    match wire::decode(&message, lane.lane, &lane.limits.rules, now) {
+        Ok(job) => execute_job(&lane, job, acker, probe, now).await,
+        Err(bad) => {
+            // Says nothing about S3: its probe slot goes to the next delivery.
+            drop(probe);
+            settlement::bury_bad_job(&lane, acker, bad, now).await;
+        }
+    }
+}
+
+async fn execute_job(
+    lane: &LaneContext,
+    job: Job,
+    acker: Acker,
+    probe: Option<Permit>,
+    now: Timestamp,
+) {
+    let Some((entry, job, acker)) = lane.running.enter(job, acker) else {
+        return;
+    };
+    let flight = lane.flight();
+    let resolution = pursue(lane, &job, probe, now).await;
+    drop(flight);
+    let attached = entry.leave();
+    settlement::settle(lane, &job, acker, attached, resolution).await;
+}
+
+/// Claims until the claim is answered for good: run, or known, or not ours.
+async fn pursue(
+    lane: &LaneContext,
+    job: &Job,
+    mut probe: Option<Permit>,
+    now: Timestamp,
+) -> Resolution {
+    let mut turn = None;
+    loop {
+        let claim = match lane.ledger.claim(claim_request(lane.lane, job, now)).await {
+            Ok(claim) => claim,
+            Err(LedgerError::Down(_)) => return Resolution::unclaimed(RequeueReason::LedgerDown),
+            Err(LedgerError::Refused(why)) => {
+                return Resolution::refused_by_ledger(lane, job, &why, now);
+            }
+        };
+        let taken = match claim {
+            Claim::Taken(taken) => taken,
+            Claim::LeasedElsewhere => return Resolution::leased_elsewhere(job, now),
+            Claim::Dead {
+                record,
+                buried,
+                fence,
+            } => {
+                let bury = !buried || job.carried.was_dead;
+                return Resolution::dead_before(&record, bury.then_some(fence));
+            }
+            Claim::Finished(record) => {
+                let rerun = job.reply_to.is_some()
+                    && record.state == State::Completed
+                    && job.operation.is_rerun_for_reply();
+                if !rerun {
+                    return Resolution::finished_before(&record);
+                }
+                let again = run(lane, job, None, probe.take()).await;
+                return Resolution::rerun(&record, again);
+            }
+        };
+        if taken.unfinished >= SUSPECT_AFTER && turn.is_none() {
+            // Waits unclaimed, so that a crash meanwhile counts against the one that runs.
+            let waiting = Outcome::Requeued(RequeueReason::Drain);
+            if record(lane, job, taken, &Run::of(waiting, taken.attempts))
+                .await
+                .is_none()
+            {
+                return Resolution::unclaimed(RequeueReason::Drain);
+            }
+            tokio::select! {
+                guard = lane.suspects.0.lock() => turn = Some(guard),
+                () = lane.abort.cancelled() => return Resolution::unclaimed(RequeueReason::Drain),
+            }
+            continue;
+        }
+        observe_wait(lane, job, taken, now);
+        let Some(run) = run_taken(lane, job, taken, probe.take()).await else {
+            continue;
+        };
+        match record(lane, job, taken, &run).await {
+            Some(Ok(Committed::Recorded(row))) => return Resolution::ran(run, &row, taken),
+            // Claimed anew by another since: this run is void, look at the row as if just delivered.
+            Some(Ok(Committed::Superseded)) => {}
+            Some(Err(why)) => return Resolution::refused_by_ledger(lane, job, &why, now),
+            None => return Resolution::unclaimed(RequeueReason::Drain),
+        }
+    }
+}
+
+/// Runs a claimed job, unless its history already decides; `None` when the lease is lost.
+async fn run_taken(
+    lane: &LaneContext,
+    job: &Job,
+    taken: Taken,
+    probe: Option<Permit>,
+) -> Option<Run> {
+    if taken.unfinished >= MAX_UNFINISHED_CLAIMS {
+        let times = taken.unfinished;
+        let message = format!("{times} workers died while they ran this job");
+        let failure = Failure::ours(FailureClass::Cancelled, "worker_died", message);
+        let outcome = Outcome::DeadLettered(DeadReason::Poison, failure);
+        return Some(Run::of(outcome, taken.attempts));
+    }
+    if let Some(failure) = lane.limits.allow.refuse(job) {
+        let outcome = Outcome::DeadLettered(DeadReason::Permanent, failure);
+        return Some(Run::of(outcome, taken.attempts));
+    }
+    let run = run(lane, job, Some(taken), probe).await;
+    (!run.lease_lost).then_some(run)
+}
+
+/// Commits how a run ended, for as long as the ledger takes to be well; `None` when the worker must go
+/// before that. `Err`: the database refuses the row.
+async fn record(
+    lane: &LaneContext,
+    job: &Job,
+    taken: Taken,
+    run: &Run,
+) -> Option<Result<Committed, String>> {
+    let outcome = &run.outcome;
+    let ending = Ending {
+        id: job.id.clone(),
+        fence: taken.fence,
+        state: outcome.state(),
+        attempts: run.attempts,
+        parks: taken.parks + u32::from(outcome.raises_parks()),
+        panics: taken.panics + u32::from(run.panicked),
+        failure: outcome.failure().cloned(),
+        result: outcome.result().map(|result| result.for_ledger()),
+    };
+    let mut health = lane.ledger.status();
+    loop {
+        match lane.ledger.commit(ending.clone()).await {
+            Ok(committed) => return Some(Ok(committed)),
+            Err(LedgerError::Refused(why)) => return Some(Err(why)),
+            Err(LedgerError::Down(why)) => {
+                tracing::debug!(job = %job.id, %why, "the outcome waits for the ledger");
+            }
+        }
+        tokio::select! {
+            biased;
+            () = lane.abort.cancelled() => return None,
+            up = health.wait_for(|status| *status == LedgerStatus::Up) => up.ok()?,
+        };
+    }
+}
+
+fn claim_request(lane: Lane, job: &Job, now: Timestamp) -> ClaimRequest {
+    let operation = &job.operation;
+    ClaimRequest {
+        id: job.id.clone(),
+        lane,
+        operation: operation.name(),
+        bucket: operation.bucket().to_owned(),
+        key: operation.key().map(str::to_owned),
+        enqueued_at: job.enqueued_at(now),
+        replay: job.carried.replay,
+        replayed_at: job.carried.replayed_at,
+        attempts: job.carried.attempts,
+        parks: job.carried.parks,
+    }
+}
+
+/// The queue wait counts once a job, at its first start.
+fn observe_wait(lane: &LaneContext, job: &Job, taken: Taken, now: Timestamp) {
+    let first = taken.attempts == 0 && taken.parks == 0 && job.carried.first_seen.is_none();
+    if first {
+        let wait = now.since(taken.enqueued_at).as_secs_f64();
+        lane.metrics
+            .job_queue_wait
+            .with_label_values(&[lane.lane.as_str()])
+            .observe(wait);
+    }
+}

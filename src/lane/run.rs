@@ -1,0 +1,156 @@
+//! One run of a claimed job: the storage call under deadline, abort and panic guard, ending in an outcome.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use futures_util::FutureExt;
+use tokio::time::Instant;
+
+use super::LaneContext;
+use crate::{
+    job::{
+        Failure, FailureClass, Job, Outcome, Timestamp,
+        outcome::{History, RequeueReason},
+    },
+    ledger::Taken,
+    resilience::Permit,
+    storage::{CallContext, Done, Lease, ReplyBody, Stop},
+};
+
+/// How a run ended.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) outcome: Outcome,
+    /// The object's bytes, for the reply.
+    pub(super) body: Option<ReplyBody>,
+    /// S3 calls made for the job so far, over all its runs.
+    pub(super) attempts: u32,
+    pub(super) panicked: bool,
+    /// The row was taken by another worker; the outcome is void.
+    pub(super) lease_lost: bool,
+}
+
+impl Run {
+    /// A run that ended without calling S3.
+    pub(super) const fn of(outcome: Outcome, attempts: u32) -> Self {
+        Self {
+            outcome,
+            body: None,
+            attempts,
+            panicked: false,
+            lease_lost: false,
+        }
+    }
+}
+
+/// Runs the job. Without `taken` it is a finished job that is run again for its answer only.
+pub(super) async fn run(
+    lane: &LaneContext,
+    job: &Job,
+    taken: Option<Taken>,
+    probe: Option<Permit>,
+) -> Run {
+    let calls = Arc::new(AtomicU32::new(0));
+    let context = CallContext {
+        breaker: lane.breaker.clone(),
+        probe: std::sync::Mutex::new(probe),
+        slots: Arc::clone(&lane.slots),
+        retry: lane.limits.retry,
+        max_reply_bytes: lane.limits.max_reply_bytes,
+        calls: Arc::clone(&calls),
+        lease: taken.map(|taken| lease(lane, job, taken)),
+    };
+    let began = Instant::now();
+    let work = AssertUnwindSafe(lane.storage.run(job, &context)).catch_unwind();
+    let end = tokio::select! {
+        biased;
+        end = work => match end {
+            Ok(end) => End::Storage(end),
+            Err(panic) => End::Panic(panic_message(&*panic)),
+        },
+        () = lane.abort.cancelled() => End::Abort,
+        () = tokio::time::sleep(lane.limits.job_deadline) => End::Deadline,
+    };
+    lane.metrics
+        .job_duration
+        .with_label_values(&[lane.lane.as_str()])
+        .observe(began.elapsed().as_secs_f64());
+    let attempts =
+        taken.map_or(job.carried.attempts, |taken| taken.attempts) + calls.load(Ordering::Relaxed);
+    judge(lane, job, taken, end, attempts)
+}
+
+/// Asked before each attempt: a run whose lease is gone must not touch S3 (RESILIENCE.md, event 4).
+fn lease(lane: &LaneContext, job: &Job, taken: Taken) -> Lease {
+    let (ledger, id) = (lane.ledger.clone(), job.id.clone());
+    Lease::new(move || {
+        let (ledger, id) = (ledger.clone(), id.clone());
+        Box::pin(async move {
+            ledger
+                .hold(&id, taken.fence)
+                .await
+                .map_err(|error| error.to_string())
+        })
+    })
+}
+
+enum End {
+    Storage(Result<Done, Stop>),
+    Panic(String),
+    Abort,
+    Deadline,
+}
+
+fn judge(lane: &LaneContext, job: &Job, taken: Option<Taken>, end: End, attempts: u32) -> Run {
+    let now = Timestamp::now();
+    let panicked = matches!(end, End::Panic(_));
+    let history = History {
+        lane: lane.lane,
+        parks: taken.map_or(job.carried.parks, |taken| taken.parks),
+        panics: taken.map_or(0, |taken| taken.panics) + u32::from(panicked),
+        age_from: taken.map_or(now, |taken| taken.age_from),
+    };
+    let limits = &lane.limits;
+    let mut run = Run {
+        panicked,
+        ..Run::of(Outcome::Interrupted, attempts)
+    };
+    run.outcome = match end {
+        End::Storage(Ok(done)) => {
+            run.body = done.body;
+            Outcome::Completed(done.result)
+        }
+        End::Storage(Err(Stop::Failed(failure))) => history.after(failure, now, limits.max_job_age),
+        End::Storage(Err(Stop::Refused(_))) => Outcome::Requeued(RequeueReason::CircuitOpen),
+        End::Storage(Err(Stop::LedgerDown(_))) => Outcome::Requeued(RequeueReason::LedgerDown),
+        End::Storage(Err(Stop::LeaseLost)) => {
+            run.lease_lost = true;
+            Outcome::Interrupted
+        }
+        End::Abort => Outcome::Interrupted,
+        End::Deadline => {
+            let message = format!(
+                "stopped after limits.job_deadline, {:?}",
+                limits.job_deadline
+            );
+            let failure = Failure::ours(FailureClass::Cancelled, "deadline", message);
+            history.after_deadline(failure, now, limits.max_job_age)
+        }
+        End::Panic(message) => {
+            tracing::error!(job = %job.id, operation = job.operation.name().as_str(), message, "a job panicked: this is a bug, please report it");
+            history.after_panic(Failure::ours(FailureClass::Cancelled, "panic", message))
+        }
+    };
+    run
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "the panic carries no text".to_owned())
+}

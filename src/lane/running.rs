@@ -1,0 +1,89 @@
+//! The jobs that run in this process, by id: a second delivery of one attaches to the first
+//! (RESILIENCE.md, event 4).
+//!
+//! An id enters before its claim, so that no batch of claims holds it twice, and leaves after its
+//! outcome is in the ledger, so that whoever comes later finds it there.
+
+use std::{
+    collections::{HashMap, hash_map},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{
+    broker::Acker,
+    job::{Job, JobId},
+};
+
+/// A further delivery of a job that runs.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    /// As that delivery says it; its `reply_to` may be its own.
+    pub(super) job: Job,
+    pub(super) acker: Acker,
+}
+
+/// The table; shared by the lanes of a process.
+#[derive(Debug, Default)]
+pub struct Running {
+    /// Nothing awaits under it.
+    jobs: Mutex<HashMap<JobId, Vec<Attached>>>,
+}
+
+/// The right to run a job in this process; leaving it gives up what has attached.
+#[derive(Debug)]
+pub(super) struct Entry {
+    running: Arc<Running>,
+    /// `None` once it has left: a later entry of the same id is somebody else's.
+    id: Option<JobId>,
+}
+
+impl Running {
+    /// Enters the job, or attaches the delivery to the one that runs.
+    pub(super) fn enter(self: &Arc<Self>, job: Job, acker: Acker) -> Option<(Entry, Job, Acker)> {
+        match self.lock().entry(job.id.clone()) {
+            hash_map::Entry::Vacant(vacant) => {
+                let id = vacant.key().clone();
+                vacant.insert(Vec::new());
+                Some((
+                    Entry {
+                        running: Arc::clone(self),
+                        id: Some(id),
+                    },
+                    job,
+                    acker,
+                ))
+            }
+            hash_map::Entry::Occupied(mut occupied) => {
+                occupied.get_mut().push(Attached { job, acker });
+                None
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Vec<Attached>>> {
+        // Each change is one call on the map, so a poisoned lock is still sound.
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    /// Leaves the table; the deliveries that attached are the caller's to settle.
+    pub(super) fn leave(mut self) -> Vec<Attached> {
+        self.remove()
+    }
+
+    fn remove(&mut self) -> Vec<Attached> {
+        self.id
+            .take()
+            .and_then(|id| self.running.lock().remove(&id))
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        // Only after a panic is anything left here: the attached stay unsettled until their channel
+        // closes, and are delivered again then.
+        self.remove();
+    }
+}

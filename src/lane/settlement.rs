@@ -1,0 +1,192 @@
+//! Tells the broker, once, what became of a delivery: reply first, then ack, park, bury or requeue
+//! (RESILIENCE.md, "Order of every ending"). The ledger has it already.
+
+use std::sync::Arc;
+
+use super::{
+    LaneContext, RecentFailure, Requeue,
+    reply::{publish_event, reply, send_reply},
+    resolution::Resolution,
+    running::Attached,
+};
+use crate::{
+    broker::{Acker, Target},
+    job::{Job, JobId, Settlement, State, Timestamp, wire::BadJob},
+    ledger::Fence,
+};
+
+/// Settles the delivery and those that attached to it.
+pub(super) async fn settle(
+    lane: &LaneContext,
+    job: &Job,
+    acker: Acker,
+    attached: Vec<Attached>,
+    resolution: Resolution,
+) {
+    lane.count(job.operation.name().as_str(), resolution.outcome);
+    if resolution.outcome == "duplicate" {
+        lane.metrics
+            .duplicates
+            .with_label_values(&[lane.lane.as_str()])
+            .inc();
+    }
+    if resolution.outcome == State::Abandoned.as_str() {
+        lane.metrics.cleanup_abandoned.inc();
+    }
+    log(lane, job, &resolution);
+    if let Some(report) = &resolution.report {
+        for asked in std::iter::once(job).chain(attached.iter().map(|other| &other.job)) {
+            reply(lane, asked, report, resolution.body.as_ref()).await;
+        }
+        publish_event(lane, report, resolution.outcome).await;
+    }
+    settle_one(lane, acker, &resolution, true).await;
+    for Attached { job, acker } in attached {
+        lane.metrics
+            .duplicates
+            .with_label_values(&[lane.lane.as_str()])
+            .inc();
+        // A letter or a parked copy stands for all deliveries of the id, but a parked one can answer
+        // only its own `reply_to`.
+        let own_way = match resolution.settlement {
+            Settlement::Park(..) => job.reply_to.is_some(),
+            Settlement::Requeue(_) => true,
+            Settlement::Ack | Settlement::Bury(_) => false,
+        };
+        if own_way {
+            settle_one(lane, acker, &resolution, false).await;
+        } else {
+            ack(lane, acker).await;
+        }
+    }
+}
+
+async fn settle_one(lane: &LaneContext, acker: Acker, resolution: &Resolution, first: bool) {
+    let facts = &resolution.facts;
+    match resolution.settlement {
+        Settlement::Ack => ack(lane, acker).await,
+        Settlement::Requeue(reason) => lane.give_back(Requeue { acker, reason }),
+        Settlement::Park(delay, reason) => {
+            let copy = facts.parked(acker.message());
+            if acker
+                .publish_copy(&Target::Retry(lane.lane, delay), &copy)
+                .await
+                .is_ok()
+            {
+                let labels = [lane.lane.as_str(), reason.as_str()];
+                lane.metrics.parked.with_label_values(&labels).inc();
+                ack(lane, acker).await;
+            } else {
+                lost(lane);
+            }
+        }
+        Settlement::Bury(reason) => {
+            let copy = facts.dead(acker.message(), reason, Timestamp::now());
+            if acker
+                .publish_copy(&Target::Dead(lane.lane), &copy)
+                .await
+                .is_ok()
+            {
+                let labels = [lane.lane.as_str(), reason.as_str()];
+                lane.metrics.dead_lettered.with_label_values(&labels).inc();
+                if first {
+                    note_buried(lane, &acker, resolution.row).await;
+                }
+                ack(lane, acker).await;
+            } else {
+                lost(lane);
+            }
+        }
+    }
+}
+
+/// Buries a message that is no job: no ledger row, no breaker, no retry (RESILIENCE.md, event 3).
+pub(super) async fn bury_bad_job(lane: &LaneContext, acker: Acker, bad: BadJob, now: Timestamp) {
+    let operation = bad.known.operation.map(|name| name.as_str());
+    lane.count(operation.unwrap_or("unknown"), State::DeadLettered.as_str());
+    let reason = bad.reason;
+    let id = bad.known.id.as_ref().map(|id| id.as_str());
+    tracing::warn!(job = id, lane = %lane.lane, operation, reason = reason.as_str(), error = bad.message, "a bad job is buried");
+    let message = Arc::clone(acker.message());
+    let resolution = Resolution::bad_job(lane, &bad, &message, now);
+    let queue = message
+        .reply_to
+        .as_deref()
+        .filter(|queue| !queue.is_empty());
+    if let (Some(queue), Some(report)) = (queue, &resolution.report) {
+        let correlation_id = message.correlation_id.as_deref().or(id).unwrap_or_default();
+        send_reply(lane, queue, correlation_id, report, None).await;
+    }
+    settle_one(lane, acker, &resolution, true).await;
+}
+
+async fn ack(lane: &LaneContext, acker: Acker) {
+    if acker.ack().await.is_err() {
+        lost(lane);
+    }
+}
+
+/// Not acked: the redelivery meets the ledger.
+fn lost(lane: &LaneContext) {
+    lane.metrics
+        .acks_lost
+        .with_label_values(&[lane.lane.as_str()])
+        .inc();
+}
+
+/// Best effort: without the note a redelivery buries once more, which an operator can see and discard.
+async fn note_buried(lane: &LaneContext, acker: &Acker, row: Option<Fence>) {
+    let id = acker
+        .message()
+        .message_id
+        .as_deref()
+        .and_then(|id| JobId::parse(id).ok());
+    if let (Some(id), Some(fence)) = (id, row)
+        && let Err(error) = lane.ledger.note_buried(id.clone(), fence).await
+    {
+        tracing::debug!(job = %id, %error, "the burial is not noted");
+    }
+}
+
+/// One line for each ending that an operator may want to see; none for a success.
+fn log(lane: &LaneContext, job: &Job, resolution: &Resolution) {
+    let (code, error) = (
+        resolution.facts.code.as_deref(),
+        resolution.facts.error.as_deref(),
+    );
+    let operation = job.operation.name().as_str();
+    let bucket = job.operation.bucket();
+    match resolution.settlement {
+        Settlement::Ack if resolution.outcome == State::Abandoned.as_str() => {
+            remember(lane, job, resolution);
+            tracing::warn!(job = %job.id, lane = %lane.lane, operation, bucket, code, error, "a cleanup job is abandoned");
+        }
+        Settlement::Ack => {
+            tracing::debug!(job = %job.id, lane = %lane.lane, operation, bucket, outcome = resolution.outcome, "done");
+        }
+        Settlement::Requeue(reason) => {
+            tracing::debug!(job = %job.id, lane = %lane.lane, operation, bucket, reason = reason.as_str(), "requeued");
+        }
+        Settlement::Park(delay, reason) => {
+            tracing::info!(job = %job.id, lane = %lane.lane, operation, bucket, reason = reason.as_str(), code, error, delay_ms = delay.millis(), attempts = resolution.facts.attempts, "parked");
+        }
+        Settlement::Bury(reason) => {
+            remember(lane, job, resolution);
+            tracing::warn!(job = %job.id, lane = %lane.lane, operation, bucket, reason = reason.as_str(), code, error, attempts = resolution.facts.attempts, "buried");
+        }
+    }
+}
+
+fn remember(lane: &LaneContext, job: &Job, resolution: &Resolution) {
+    lane.failures.add(RecentFailure {
+        id: job.id.to_string(),
+        lane: lane.lane.as_str(),
+        operation: job.operation.name().as_str(),
+        bucket: job.operation.bucket().to_owned(),
+        key: job.operation.key().map(str::to_owned),
+        outcome: resolution.outcome,
+        code: resolution.facts.code.clone().unwrap_or_default(),
+        message: resolution.facts.error.clone().unwrap_or_default(),
+        at: Timestamp::now(),
+    });
+}

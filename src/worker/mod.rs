@@ -1,0 +1,297 @@
+//! The composition root: the only file that names every adapter, and the worker's life from start to drain.
+//!
+//! Services may start in any order: a worker waits for broker and ledger, says so in `/readyz` and in
+//! the log, and does not exit (RESILIENCE.md, event 1).
+
+mod throughput;
+mod wiring;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::{sync::watch, task::JoinSet};
+
+pub use throughput::Throughput;
+pub use wiring::storage_settings;
+use wiring::{lane_limits, new_breaker, rabbit_settings};
+
+use crate::{
+    broker::{Broker, rabbitmq::RabbitMq},
+    config::Settings,
+    drain::{Drain, Stopped},
+    job::{Circuit, Lane, Timestamp},
+    lane::{
+        Foreground, LaneParts, LaneRunner, LaneStatus, Pace, RecentFailures, Running, Suspects,
+        Totals,
+    },
+    ledger::{
+        self, Ledger, Owner,
+        writer::{LedgerStatus, LedgerWriter, WriterSettings},
+    },
+    metrics::Metrics,
+    resilience::CircuitBreaker,
+    storage::{Clients, Storage, StorageSettings},
+};
+
+/// The wait before opening the ledger again: first and longest.
+const REOPEN_FIRST: Duration = Duration::from_millis(500);
+const REOPEN_MOST: Duration = Duration::from_secs(10);
+
+/// A running worker. Drop it only after [`Worker::drain`].
+#[derive(Debug)]
+pub struct Worker {
+    view: Arc<WorkerView>,
+    tasks: JoinSet<()>,
+}
+
+/// What others may see of a worker, and the few handles they may use.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the types say it")]
+pub struct WorkerView {
+    /// `host-pid`.
+    pub worker: Arc<str>,
+    pub started_at: Timestamp,
+    pub metrics: Arc<Metrics>,
+    pub broker: Arc<dyn Broker>,
+    /// Down until the ledger is open and migrated, then as its writer says.
+    pub ledger: watch::Receiver<LedgerStatus>,
+    pub lanes: Vec<LaneView>,
+    pub circuits: Vec<(Circuit, Arc<CircuitBreaker>)>,
+    pub drain: Drain,
+    pub totals: Arc<Totals>,
+    pub throughput: Arc<Throughput>,
+    pub failures: Arc<RecentFailures>,
+    pub admin_token: Option<SecretString>,
+}
+
+/// One lane of the worker.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the types say it")]
+pub struct LaneView {
+    pub lane: Lane,
+    pub concurrency: usize,
+    pub status: Arc<LaneStatus>,
+}
+
+impl Worker {
+    /// Starts a worker for `lanes` on RabbitMQ. Returns before anything is connected.
+    pub async fn start(settings: &Settings, lanes: &[Lane]) -> anyhow::Result<Self> {
+        Self::start_with_storage(settings, lanes, storage_settings(settings)).await
+    }
+
+    /// The same with S3 reached in a given way.
+    pub async fn start_with_storage(
+        settings: &Settings,
+        lanes: &[Lane],
+        storage: StorageSettings,
+    ) -> anyhow::Result<Self> {
+        let metrics = new_metrics(settings)?;
+        let broker = RabbitMq::start(rabbit_settings(settings, lanes), Arc::clone(&metrics));
+        Self::start_on(broker, settings, lanes, metrics, storage).await
+    }
+
+    /// The same on a given broker; tests use the in-process twin.
+    pub async fn start_on(
+        broker: Arc<dyn Broker>,
+        settings: &Settings,
+        lanes: &[Lane],
+        metrics: Arc<Metrics>,
+        storage: StorageSettings,
+    ) -> anyhow::Result<Self> {
+        let owner = new_owner();
+        let storage = Arc::new(Storage::new(
+            Clients::build(&storage).await,
+            Arc::clone(&metrics),
+            fastrand::f64,
+        ));
+        let circuits: Vec<_> = lanes
+            .iter()
+            .filter_map(|lane| lane.circuit())
+            .map(|circuit| (circuit, new_breaker(circuit, settings, &metrics)))
+            .collect();
+        let status_of = |lane: &Lane| LaneView {
+            lane: *lane,
+            concurrency: settings.lanes.of(*lane).concurrency,
+            status: Arc::new(LaneStatus::new(*lane, Arc::clone(&metrics))),
+        };
+        let opening = LedgerStatus::Down("not opened yet".to_owned());
+        let (ledger_status, ledger) = watch::channel(opening);
+        let view = Arc::new(WorkerView {
+            worker: Arc::clone(&owner.worker),
+            started_at: Timestamp::now(),
+            lanes: lanes.iter().map(status_of).collect(),
+            metrics,
+            broker,
+            ledger,
+            circuits,
+            drain: Drain::default(),
+            totals: Arc::default(),
+            throughput: Arc::default(),
+            failures: Arc::default(),
+            admin_token: settings.http.admin_token.clone(),
+        });
+        let mut tasks = JoinSet::new();
+        let life = Life {
+            view: Arc::clone(&view),
+            settings: settings.clone(),
+            storage,
+            owner,
+        };
+        tasks.spawn(life.run(ledger_status));
+        tasks.spawn(
+            Arc::clone(&view.throughput).sample(Arc::clone(&view.totals), view.drain.stop.clone()),
+        );
+        Ok(Self { view, tasks })
+    }
+
+    /// What others may see.
+    pub fn view(&self) -> &Arc<WorkerView> {
+        &self.view
+    }
+
+    /// Stops taking, lets running jobs finish until `timeout`, interrupts and requeues the rest, closes.
+    pub async fn drain(mut self, timeout: Duration) -> Stopped {
+        tracing::info!(timeout_s = timeout.as_secs_f64(), "draining");
+        let tasks = &mut self.tasks;
+        let ended = async { while tasks.join_next().await.is_some() {} };
+        let stopped = self.view.drain.run(timeout, ended).await;
+        self.view.broker.close().await;
+        tracing::info!(?stopped, "drained");
+        stopped
+    }
+}
+
+/// Everything that a worker does in the background.
+struct Life {
+    view: Arc<WorkerView>,
+    settings: Settings,
+    storage: Arc<Storage>,
+    owner: Owner,
+}
+
+impl Life {
+    async fn run(self, status: watch::Sender<LedgerStatus>) {
+        let stop = self.view.drain.stop.clone();
+        let ledger = tokio::select! {
+            ledger = self.open_ledger(&status) => ledger,
+            () = stop.cancelled() => return,
+        };
+        let settings = WriterSettings {
+            commit_wait: self.settings.ledger.commit_wait,
+            retention: self.settings.ledger.retention,
+            lease: self.settings.ledger.lease,
+            ..WriterSettings::default()
+        };
+        let writer = LedgerWriter::start(ledger, settings, Arc::clone(&self.view.metrics));
+        let mut lanes = self.start_lanes(&writer);
+        let mut health = writer.status();
+        loop {
+            status.send_replace(health.borrow_and_update().clone());
+            tokio::select! {
+                Ok(()) = health.changed() => {}
+                ended = lanes.join_next() => match ended {
+                    None => break,
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => tracing::error!(%error, "a lane ended: this is a bug, please report it"),
+                },
+            }
+        }
+        writer.close().await;
+    }
+
+    /// Opens the ledger, for as long as it takes, and migrates it if that is ours to do.
+    async fn open_ledger(&self, status: &watch::Sender<LedgerStatus>) -> Arc<dyn Ledger> {
+        let mut wait = REOPEN_FIRST;
+        loop {
+            match self.try_open_ledger().await {
+                Ok(ledger) => return ledger,
+                Err(why) => {
+                    let down = LedgerStatus::Down(why.clone());
+                    if status.send_replace(down.clone()) != down {
+                        tracing::warn!(why, "the ledger can't be opened; it is tried again");
+                    }
+                }
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(REOPEN_MOST);
+        }
+    }
+
+    async fn try_open_ledger(&self) -> Result<Arc<dyn Ledger>, String> {
+        let settings = &self.settings.ledger;
+        let url = settings.url.expose_secret();
+        if settings.migrate {
+            ledger::migrate(url)
+                .await
+                .map_err(|error| error.to_string())?;
+        } else {
+            let pending = ledger::pending(url)
+                .await
+                .map_err(|error| error.to_string())?;
+            if !pending.is_empty() {
+                let names = pending.join(", ");
+                return Err(format!(
+                    "migrations are pending ({names}): run `brigade migrate`"
+                ));
+            }
+        }
+        let opened = ledger::open(url, self.owner.clone(), settings.lease).await;
+        opened.map_err(|error| error.to_string())
+    }
+
+    fn start_lanes(&self, writer: &LedgerWriter) -> JoinSet<()> {
+        let view = &self.view;
+        let running: Arc<Running> = Arc::default();
+        let suspects: Arc<Suspects> = Arc::default();
+        let foreground: Arc<Foreground> = Arc::default();
+        let mut lanes = JoinSet::new();
+        for LaneView { lane, status, .. } in &view.lanes {
+            let yields = lane.circuit().is_none();
+            let breaker = view
+                .circuits
+                .iter()
+                .find(|(name, _)| Some(*name) == lane.circuit());
+            let parts = LaneParts {
+                lane: *lane,
+                broker: Arc::clone(&view.broker),
+                ledger: writer.clone(),
+                storage: Arc::clone(&self.storage),
+                breaker: breaker.map(|(_, breaker)| Arc::clone(breaker)),
+                metrics: Arc::clone(&view.metrics),
+                status: Arc::clone(status),
+                running: Arc::clone(&running),
+                suspects: Arc::clone(&suspects),
+                foreground: (!yields).then(|| Arc::clone(&foreground)),
+                failures: Arc::clone(&view.failures),
+                totals: Arc::clone(&view.totals),
+                limits: lane_limits(*lane, &self.settings),
+                abort: view.drain.abort.clone(),
+                worker: Arc::clone(&view.worker),
+            };
+            let pace = yields.then(|| Arc::new(Pace::new(Arc::clone(&foreground))));
+            let prefetch = self.settings.lanes.of(*lane).prefetch;
+            lanes.spawn(LaneRunner::new(parts, prefetch, view.drain.stop.clone(), pace).run());
+        }
+        lanes
+    }
+}
+
+/// A fresh registry for the settings' limits.
+pub fn new_metrics(settings: &Settings) -> anyhow::Result<Arc<Metrics>> {
+    let metrics = Metrics::try_new(settings.metrics.max_bucket_labels);
+    Ok(Arc::new(metrics.context(
+        "the metrics can't be registered: this is a bug",
+    )?))
+}
+
+/// `host-pid`, and the same with a random start id.
+pub fn new_owner() -> Owner {
+    let host = gethostname::gethostname();
+    let worker = format!("{}-{}", host.to_string_lossy(), std::process::id());
+    let unique = format!("{worker}-{:08x}", fastrand::u32(..));
+    Owner {
+        worker: worker.into(),
+        unique: unique.into(),
+    }
+}

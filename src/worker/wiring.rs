@@ -1,0 +1,115 @@
+//! Validated settings become the parts' own settings: the one place that knows both sides.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    broker::rabbitmq::{RabbitSettings, TopologyMode},
+    config::{self, Settings},
+    job::{Circuit, Lane, wire},
+    lane::{AllowList, LaneLimits},
+    metrics::Metrics,
+    resilience::{CircuitBreaker, CircuitSettings, RetryPolicy, TokioClock},
+    storage::{Checksums, StorageSettings},
+};
+
+/// Jobs a lane may have started at a time, as a multiple of its concurrency: those that wait between
+/// attempts hold no S3 slot, and others use it.
+const ADMISSION: usize = 4;
+/// How long a publish may wait for its confirm; chosen, far above what a loaded broker takes.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How S3 is reached; credentials come from the usual `AWS_*` places.
+pub fn storage_settings(settings: &Settings) -> StorageSettings {
+    let s3 = &settings.s3;
+    StorageSettings {
+        endpoint: s3.endpoint.clone(),
+        region: s3.region.clone(),
+        force_path_style: s3.force_path_style,
+        attempt_timeout: s3.attempt_timeout,
+        connect_timeout: s3.connect_timeout,
+        checksums: match s3.checksums {
+            config::Checksums::Auto => Checksums::Auto,
+            config::Checksums::WhenSupported => Checksums::WhenSupported,
+            config::Checksums::WhenRequired => Checksums::WhenRequired,
+        },
+        credentials: None,
+    }
+}
+
+pub(super) fn rabbit_settings(settings: &Settings, lanes: &[Lane]) -> RabbitSettings {
+    let amqp = &settings.amqp;
+    RabbitSettings {
+        url: amqp.url.clone(),
+        prefix: amqp.prefix.clone(),
+        lanes: lanes.to_vec(),
+        topology: match amqp.topology {
+            config::TopologyMode::Declare => TopologyMode::Declare,
+            config::TopologyMode::Verify => TopologyMode::Verify,
+            config::TopologyMode::None => TopologyMode::None,
+        },
+        connect_timeout: amqp.connect_timeout,
+        heartbeat: amqp.heartbeat,
+        publish_timeout: PUBLISH_TIMEOUT,
+    }
+}
+
+pub(super) fn new_breaker(
+    circuit: Circuit,
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+) -> Arc<CircuitBreaker> {
+    let config::CircuitSettings {
+        failure_threshold,
+        open_base,
+        open_max,
+        half_open_permits,
+        probe_timeout,
+        ..
+    } = settings.circuit;
+    let numbers = CircuitSettings {
+        failure_threshold,
+        open_base,
+        open_max,
+        half_open_permits,
+        probe_timeout,
+    };
+    let metrics = Arc::clone(metrics);
+    let observer = move |from, to| {
+        metrics.circuit_changed(circuit, from, to);
+        let (from, to) = (from.as_str(), to.as_str());
+        tracing::warn!(circuit = circuit.as_str(), from, to, "the circuit changed");
+    };
+    CircuitBreaker::new(
+        numbers,
+        Arc::new(TokioClock),
+        fastrand::f64,
+        Box::new(observer),
+    )
+}
+
+pub(super) fn lane_limits(lane: Lane, settings: &Settings) -> LaneLimits {
+    let numbers = settings.lanes.of(lane);
+    let retry = &settings.retry;
+    LaneLimits {
+        concurrency: numbers.concurrency,
+        admission: (numbers.concurrency * ADMISSION).min(usize::from(numbers.prefetch)),
+        rules: wire::Rules {
+            max_message_bytes: settings.limits.max_message_bytes,
+            destination_roots: settings.destinations.file_roots.clone(),
+        },
+        allow: AllowList {
+            buckets: numbers.buckets.iter().cloned().collect(),
+            operations: numbers.operations.iter().copied().collect(),
+        },
+        retry: RetryPolicy {
+            max_attempts: retry.max_attempts,
+            base_delay: retry.base_delay,
+            multiplier: retry.multiplier,
+            jitter: retry.jitter,
+        },
+        max_job_age: settings.limits.max_job_age,
+        job_deadline: settings.limits.job_deadline,
+        max_reply_bytes: settings.limits.max_reply_bytes,
+        events: settings.events.enabled,
+    }
+}
