@@ -1,5 +1,7 @@
 //! Every fault as the SDK sees it, and the journal.
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use super::*;
 
 #[tokio::test]
@@ -301,4 +303,29 @@ async fn refused_keys_fail_alone_in_their_batch() {
     assert_eq!(answer.deleted().len(), 2);
     assert_eq!(server.keys_of("b"), ["bad/1"]);
     assert_eq!(rule.fired(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_stays_good_after_an_answer_that_was_made_up() {
+    let (server, _) = server().await;
+    let _rule = server
+        .faults()
+        .add(Rule::new(Fault::status(503, "SlowDown")));
+    let mut socket = TcpStream::connect(server.address()).await.unwrap();
+    for round in 1..=2 {
+        let head = format!(
+            "PUT /b/k HTTP/1.1\r\nhost: s3\r\ncontent-length: {}\r\n\r\n",
+            4 * MIB
+        );
+        socket.write_all(head.as_bytes()).await.unwrap();
+        socket.write_all(&pattern(4 * MIB)).await.unwrap();
+        let mut answer = String::new();
+        while !answer.ends_with("</Error>") {
+            let mut piece = [0; 1_024];
+            let read = socket.read(&mut piece).await.unwrap();
+            assert!(read > 0, "the connection ended in round {round}: {answer}");
+            answer.push_str(std::str::from_utf8(&piece[..read]).unwrap());
+        }
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    }
 }
