@@ -10,10 +10,10 @@ use s3s::{S3, S3Error, S3Request, S3Response, S3Result, dto::*, s3_error};
 use super::{
     receive::{digest_of, receive},
     shapes::{
-        MOST_KEYS, RefusedKeys, check_read, content_type, only_version_null, query, read, shown,
-        tag_count, tags,
+        MOST_KEYS, RefusedKeys, attributes_of, check_read, content_type, delete_each,
+        only_version_null, query, read, shown, source_of, tag_count, tags,
     },
-    store::{After, Attributes, CompletePart, Conditions, Object, Store},
+    store::{After, Attributes, CompletePart, Conditions, Store},
 };
 
 const MOST_DELETES: usize = 1_000;
@@ -26,25 +26,6 @@ type Answer<T> = S3Result<S3Response<T>>;
 
 fn answer<T>(output: T) -> Answer<T> {
     Ok(S3Response::new(output))
-}
-
-/// What an input says about the object; the inputs have these fields alike, but no type in common.
-macro_rules! attributes_of {
-    ($input:ident) => {
-        Attributes {
-            content_type: $input.content_type,
-            content_encoding: $input.content_encoding,
-            content_disposition: $input.content_disposition,
-            content_language: $input.content_language,
-            cache_control: $input.cache_control,
-            storage_class: $input
-                .storage_class
-                .as_ref()
-                .map(|class| class.as_str().to_owned()),
-            metadata: $input.metadata.unwrap_or_default().into_iter().collect(),
-            tags: tags($input.tagging.as_deref())?,
-        }
-    };
 }
 
 #[async_trait::async_trait]
@@ -110,7 +91,7 @@ impl S3 for Service {
 
     async fn copy_object(&self, req: S3Request<CopyObjectInput>) -> Answer<CopyObjectOutput> {
         let input = req.input;
-        let source = self.source(&input.copy_source)?;
+        let source = source_of(&self.0, &input.copy_source)?;
         let differs = |condition: &ETagCondition| !source.has_etag(condition);
         if input.copy_source_if_match.as_ref().is_some_and(differs)
             || input
@@ -330,28 +311,7 @@ impl S3 for Service {
                 "1 to {MOST_DELETES} keys can be deleted at once"
             ));
         }
-        let (mut deleted, mut errors) = (Vec::new(), Vec::new());
-        for ObjectIdentifier {
-            key, version_id, ..
-        } in delete.objects
-        {
-            let done = only_version_null(version_id.as_deref())
-                .and_then(|()| RefusedKeys::check(refused.as_ref(), &key))
-                .and_then(|()| self.0.delete(&bucket, &key));
-            match done {
-                Ok(()) => deleted.push(DeletedObject {
-                    key: Some(key),
-                    version_id,
-                    ..DeletedObject::default()
-                }),
-                Err(error) => errors.push(Error {
-                    code: Some(error.code().as_str().to_owned()),
-                    key: Some(key),
-                    message: error.message().map(ToOwned::to_owned),
-                    version_id,
-                }),
-            }
-        }
+        let (deleted, errors) = delete_each(&self.0, &bucket, delete.objects, refused.as_ref());
         let quiet = delete.quiet.unwrap_or_default();
         answer(DeleteObjectsOutput {
             deleted: (!quiet).then_some(deleted),
@@ -399,7 +359,7 @@ impl S3 for Service {
         req: S3Request<UploadPartCopyInput>,
     ) -> Answer<UploadPartCopyOutput> {
         let input = req.input;
-        let source = self.source(&input.copy_source)?;
+        let source = source_of(&self.0, &input.copy_source)?;
         let range = match &input.copy_source_range {
             None => 0..source.size,
             Some(text) => {
@@ -527,21 +487,5 @@ impl S3 for Service {
             prefix: Some(prefix),
             ..ListMultipartUploadsOutput::default()
         })
-    }
-}
-
-impl Service {
-    fn source(&self, source: &CopySource) -> S3Result<Arc<Object>> {
-        match source {
-            CopySource::Bucket {
-                bucket,
-                key,
-                version_id,
-            } => {
-                only_version_null(version_id.as_deref())?;
-                self.0.object(bucket, key)
-            }
-            _ => Err(s3_error!(NotImplemented)),
-        }
     }
 }

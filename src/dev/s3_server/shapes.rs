@@ -1,4 +1,4 @@
-//! Between S3's shapes and the store's: the small steps that several operations share.
+//! Between S3's shapes and the store's: the small steps that several operations share, and the long ones of one.
 
 use std::{collections::BTreeMap, io, ops::Range, sync::Arc};
 
@@ -7,7 +7,8 @@ use futures_util::stream::try_unfold;
 use s3s::{
     S3Error, S3ErrorCode, S3Result,
     dto::{
-        CommonPrefix, CommonPrefixList, ETagCondition, Object as S3Object, ObjectList,
+        CommonPrefix, CommonPrefixList, CopySource, DeletedObject, DeletedObjects, ETagCondition,
+        Error, Errors, Object as S3Object, ObjectIdentifier, ObjectIdentifierList, ObjectList,
         ObjectStorageClass, StreamingBlob,
     },
     s3_error,
@@ -16,7 +17,7 @@ use tokio::{io::AsyncReadExt, task::spawn_blocking};
 
 use super::{
     call::form_pairs,
-    store::{After, DataFile, Object, Page, Query},
+    store::{After, DataFile, Object, Page, Query, Store},
 };
 
 /// What S3 calls an object without a content type.
@@ -43,6 +44,73 @@ impl RefusedKeys {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// What an input says about the object; the inputs have these fields alike, but no type in common.
+macro_rules! attributes_of {
+    ($input:ident) => {
+        $crate::dev::s3_server::store::Attributes {
+            content_type: $input.content_type,
+            content_encoding: $input.content_encoding,
+            content_disposition: $input.content_disposition,
+            content_language: $input.content_language,
+            cache_control: $input.cache_control,
+            storage_class: $input
+                .storage_class
+                .as_ref()
+                .map(|class| class.as_str().to_owned()),
+            metadata: $input.metadata.unwrap_or_default().into_iter().collect(),
+            tags: tags($input.tagging.as_deref())?,
+        }
+    };
+}
+pub(super) use attributes_of;
+
+/// Deletes key after key, each with its own result.
+pub(super) fn delete_each(
+    store: &Store,
+    bucket: &str,
+    objects: ObjectIdentifierList,
+    refused: Option<&RefusedKeys>,
+) -> (DeletedObjects, Errors) {
+    let (mut deleted, mut errors) = (Vec::new(), Vec::new());
+    for ObjectIdentifier {
+        key, version_id, ..
+    } in objects
+    {
+        let done = only_version_null(version_id.as_deref())
+            .and_then(|()| RefusedKeys::check(refused, &key))
+            .and_then(|()| store.delete(bucket, &key));
+        match done {
+            Ok(()) => deleted.push(DeletedObject {
+                key: Some(key),
+                version_id,
+                ..DeletedObject::default()
+            }),
+            Err(error) => errors.push(Error {
+                code: Some(error.code().as_str().to_owned()),
+                key: Some(key),
+                message: error.message().map(ToOwned::to_owned),
+                version_id,
+            }),
+        }
+    }
+    (deleted, errors)
+}
+
+/// The object that a copy is made of.
+pub(super) fn source_of(store: &Store, source: &CopySource) -> S3Result<Arc<Object>> {
+    match source {
+        CopySource::Bucket {
+            bucket,
+            key,
+            version_id,
+        } => {
+            only_version_null(version_id.as_deref())?;
+            store.object(bucket, key)
+        }
+        _ => Err(s3_error!(NotImplemented)),
     }
 }
 

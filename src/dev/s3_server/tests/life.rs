@@ -1,4 +1,4 @@
-//! The server's own life: keys, stop, begin again, what is kept on disk.
+//! The server's own life: keys, buckets, stop, begin again, what is kept on disk.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -156,4 +156,42 @@ async fn a_server_in_a_directory_finds_what_an_earlier_one_left() {
     complete(&client, &id, vec![part]).send().await.unwrap();
     assert_eq!(server.object("b", "big").unwrap(), pattern(100));
     assert!(!directory.path().join("files/half").exists());
+}
+
+#[tokio::test]
+async fn buckets_are_made_listed_and_removed_when_empty() {
+    let (server, client) = server().await;
+    client
+        .create_bucket()
+        .bucket("second")
+        .send()
+        .await
+        .unwrap();
+    let again = client
+        .create_bucket()
+        .bucket("second")
+        .send()
+        .await
+        .unwrap_err();
+    assert_eq!(refusal(&again), refused(409, "BucketAlreadyOwnedByYou"));
+    put(&client, "k", b"x".to_vec()).await;
+    let full = client.delete_bucket().bucket("b").send().await.unwrap_err();
+    assert_eq!(refusal(&full), refused(409, "BucketNotEmpty"));
+    client
+        .delete_bucket()
+        .bucket("second")
+        .send()
+        .await
+        .unwrap();
+    let buckets = client.list_buckets().send().await.unwrap();
+    assert_eq!(
+        buckets
+            .buckets()
+            .iter()
+            .filter_map(|bucket| bucket.name())
+            .collect::<Vec<_>>(),
+        ["b"]
+    );
+    server.create_bucket("..");
+    assert_eq!(server.store.buckets().len(), 1);
 }

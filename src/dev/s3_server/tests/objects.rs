@@ -1,4 +1,4 @@
-//! Buckets, objects, lists and deletes, as the SDK sees them.
+//! Objects, lists and deletes, as the SDK sees them.
 
 use super::*;
 
@@ -468,42 +468,4 @@ async fn a_read_that_has_begun_ends_with_the_object_it_began_with() {
         .unwrap();
     put(&client, "k", b"new".to_vec()).await;
     assert!(bytes_of(begun).await == old);
-}
-
-#[tokio::test]
-async fn buckets_are_made_listed_and_removed_when_empty() {
-    let (server, client) = server().await;
-    client
-        .create_bucket()
-        .bucket("second")
-        .send()
-        .await
-        .unwrap();
-    let again = client
-        .create_bucket()
-        .bucket("second")
-        .send()
-        .await
-        .unwrap_err();
-    assert_eq!(refusal(&again), refused(409, "BucketAlreadyOwnedByYou"));
-    put(&client, "k", b"x".to_vec()).await;
-    let full = client.delete_bucket().bucket("b").send().await.unwrap_err();
-    assert_eq!(refusal(&full), refused(409, "BucketNotEmpty"));
-    client
-        .delete_bucket()
-        .bucket("second")
-        .send()
-        .await
-        .unwrap();
-    let buckets = client.list_buckets().send().await.unwrap();
-    assert_eq!(
-        buckets
-            .buckets()
-            .iter()
-            .filter_map(|bucket| bucket.name())
-            .collect::<Vec<_>>(),
-        ["b"]
-    );
-    server.create_bucket("..");
-    assert_eq!(server.store.buckets().len(), 1);
 }
