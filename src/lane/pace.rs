@@ -107,7 +107,7 @@ mod tests {
         let foreground = Arc::new(Foreground::default());
         let pace = Pace::new(Arc::clone(&foreground));
         let stop = CancellationToken::new();
-        let second = || tokio::time::sleep(Duration::from_secs(1));
+        let second = async || tokio::time::sleep(Duration::from_secs(1)).await;
         let both = || async {
             let began = Instant::now();
             tokio::join!(

@@ -44,6 +44,8 @@ pub(super) enum Answer {
     Stalls(Vec<&'static str>),
     /// The connection is reset.
     Reset,
+    /// No connection comes about in time.
+    ConnectTimeout,
     /// Nothing ever comes.
     Silence,
 }
@@ -144,6 +146,7 @@ impl HttpConnector for Connector {
                     let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
                     Err(ConnectorError::io(reset.into()))
                 }
+                Answer::ConnectTimeout => Err(ConnectorError::timeout("connect".into())),
                 Answer::Silence => std::future::pending().await,
             }
         })

@@ -331,7 +331,8 @@ mod tests {
         );
         let mut greeting = Vec::new();
         // Ends only when the other side has closed its socket.
-        let read = accepted.unwrap().0.read_to_end(&mut greeting);
+        let mut socket = accepted.unwrap().0;
+        let read = socket.read_to_end(&mut greeting);
         tokio::time::timeout(Duration::from_secs(5), read)
             .await
             .unwrap()
