@@ -1,5 +1,11 @@
 //! The command line: one file a subcommand. Arguments in, an exit code out.
 
+#![expect(
+    clippy::doc_markdown,
+    rustdoc::bare_urls,
+    reason = "doc comments here are help texts for a terminal"
+)]
+
 mod batch;
 mod config;
 #[cfg(feature = "dev")]

@@ -1,5 +1,7 @@
 //! `brigade worker`: run until a signal, then drain.
 
+use std::sync::Arc;
+
 use clap::Args;
 
 use super::{CommandError, Exit, Outcome, Shared, signals::Signals};
@@ -27,7 +29,7 @@ pub(super) async fn run(shared: &Shared, args: WorkerArgs) -> Outcome {
     let mut signals = Signals::try_new()?;
 
     let worker = Worker::start(&settings, &lanes).await?;
-    let http = HttpServer::start(settings.http.listen, worker.view().clone()).await;
+    let http = HttpServer::start(settings.http.listen, Arc::clone(worker.view())).await;
     let http = match http {
         Ok(http) => http,
         Err(error) => {

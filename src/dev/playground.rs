@@ -3,7 +3,10 @@
 //! Objects and ledger live in a temporary folder and go away with the process; the broker is the
 //! settings'.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use anyhow::Context;
 use secrecy::{ExposeSecret, SecretString};
@@ -43,11 +46,11 @@ impl Playground {
         storage.credentials = Some(s3.credentials());
         let worker = Worker::start_with_storage(&settings, &Lane::ALL, storage).await?;
         let view = worker.view();
-        let http = match HttpServer::start(settings.http.listen, view.clone()).await {
+        let http = match HttpServer::start(settings.http.listen, Arc::clone(view)).await {
             Ok(http) => http,
             Err(_taken) => {
                 let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-                HttpServer::start(any, view.clone())
+                HttpServer::start(any, Arc::clone(view))
                     .await
                     .context("no port for the status page")?
             }

@@ -51,7 +51,7 @@ impl JobId {
         }
     }
 
-    /// A new id: a UUIDv7. For the edges only, as it asks the clock.
+    /// A new id: a `UUIDv7`. For the edges only, as it asks the clock.
     pub fn fresh() -> Self {
         Self(Arc::from(uuid::Uuid::now_v7().to_string()))
     }

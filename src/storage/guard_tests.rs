@@ -21,6 +21,18 @@ fn ok() -> Answer {
     Answer::status(200).header("etag", "\"e\"")
 }
 
+/// Polls a run, which must not end, until something is so; the clock stands still meanwhile.
+async fn drive<T>(run: &mut (impl Future<Output = T> + Unpin), so: impl Fn() -> bool) {
+    for _ in 0..100 {
+        assert!(poll!(&mut *run).is_pending(), "the run has ended");
+        if so() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("it never came to be so");
+}
+
 fn class(end: &Result<super::super::Done, Stop>) -> Option<FailureClass> {
     match end {
         Err(Stop::Failed(failure)) => Some(failure.class),
@@ -267,10 +279,10 @@ async fn a_wait_between_attempts_ends_in_a_refusal_when_the_breaker_opens() {
     let stage = Stage::new([Answer::status(500)]);
     let began = Instant::now();
     let mut run = Box::pin(stage.run(put()));
-    while stage.requests() < 1 || stage.slots.available_permits() < 2 {
-        assert!(poll!(&mut run).is_pending());
-        tokio::task::yield_now().await;
-    }
+    drive(&mut run, || {
+        stage.requests() == 1 && stage.slots.available_permits() == 2
+    })
+    .await;
     stage.breaker.force(Mode::ForceOpen);
     let end = run.await;
     assert!(
@@ -296,14 +308,8 @@ async fn a_waiting_operation_holds_no_slot() {
     };
     let slots = Arc::clone(&alone.slots);
     let mut run = Box::pin(stage.run_in(put(), &alone));
-    while stage.requests() < 1 {
-        assert!(poll!(&mut run).is_pending());
-        tokio::task::yield_now().await;
-    }
-    while slots.available_permits() == 0 {
-        assert!(poll!(&mut run).is_pending());
-        tokio::task::yield_now().await;
-    }
+    drive(&mut run, || stage.requests() == 1).await;
+    drive(&mut run, || slots.available_permits() == 1).await;
     let other = CallContext {
         slots: Arc::clone(&slots),
         ..stage.context()
@@ -375,10 +381,7 @@ async fn a_dropped_run_gives_slot_and_probe_back_without_a_verdict() {
     let context = stage.context();
     *context.probe.lock().unwrap() = Some(stage.breaker.reserve_probe().unwrap());
     let mut run = Box::pin(stage.run_in(put(), &context));
-    while stage.requests() < 1 {
-        assert!(poll!(&mut run).is_pending());
-        tokio::task::yield_now().await;
-    }
+    drive(&mut run, || stage.requests() == 1).await;
     drop(run);
     assert_eq!(stage.slots.available_permits(), 2);
     let Snapshot { state, .. } = stage.breaker.snapshot();

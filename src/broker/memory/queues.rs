@@ -50,6 +50,7 @@ struct Consumer {
 
 /// What a consumer gets next.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved once, never stored")]
 pub(super) enum Next {
     Delivery {
         tag: DeliveryTag,

@@ -4,6 +4,7 @@
 //! The worker is a real `brigade worker` process on the RabbitMQ of the settings; S3 and the ledger are
 //! private to the demo and go away with it.
 
+mod account;
 mod files;
 mod outage;
 mod screen;
@@ -22,7 +23,7 @@ pub struct DemoArgs {
     #[arg(default_value = ".")]
     folder: PathBuf,
     /// Upload jobs of the first act; the other acts follow from it
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = 2_000)]
     uploads: usize,
     /// How long S3 refuses uploads
     #[arg(long, value_name = "DURATION", default_value = "8s", value_parser = humantime::parse_duration)]

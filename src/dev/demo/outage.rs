@@ -86,7 +86,7 @@ pub(super) async fn play(
     }
     let total = uploads.len() + reads.len();
     let took = act.close(&format!(
-        "{total} jobs done, {} upload calls to S3 while the circuit was open (one a probe).",
+        "{total} jobs done. Upload calls to S3 while the circuit was open: {}, one a probe.",
         story.calls_while_open
     ));
     tour.compare(&objects);

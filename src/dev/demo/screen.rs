@@ -107,7 +107,7 @@ impl Act {
 pub(super) fn table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) -> Table {
     let mut table = Table::new();
     table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .load_style(presets::UTF8_FULL_CONDENSED)
         .set_header(head)
         .add_rows(rows);
     for column in table.column_iter_mut().skip(1) {
