@@ -6,13 +6,18 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
+use sqlx::{ConnectOptions, Connection, Row, error::DatabaseError, sqlite::SqliteConnectOptions};
 
-use super::options;
-use crate::ledger::{LedgerError, migrations, trouble::sentence};
+use super::{options, read_trouble};
+use crate::ledger::{
+    LedgerError, migrations,
+    trouble::{Trouble, sentence},
+};
 
 /// How often a lock that another process holds is tried again.
 const LOCK_POLL: Duration = Duration::from_millis(50);
+/// How often a file that is busy is tried in all.
+const BUSY_TRIES: u32 = 100;
 
 /// Makes the file if it is missing and applies what is pending. SQLite's own locks don't cover a migration
 /// as a whole, so a file lock of ours does: `<file>.lock`, which stays. Many processes may start at once.
@@ -22,18 +27,23 @@ pub async fn migrate(url: &str) -> Result<(), LedgerError> {
     }
     let options = options(url)?.create_if_missing(true);
     let lock = lock(options.get_filename()).await?;
-    let migrated = async {
-        let mut connection = options.connect().await.map_err(down)?;
-        // Not `run`: the compiler can't see that its future may move between threads.
-        let applied = migrations::sqlite()
-            .run_direct(None, &mut connection, false)
-            .await;
-        applied.map_err(|error| LedgerError::Down(format!("the migration failed: {error}")))?;
-        connection.close().await.map_err(down)
-    }
-    .await;
+    let migrated = patiently(|| apply(&options)).await;
     drop(lock);
     migrated
+}
+
+async fn apply(options: &SqliteConnectOptions) -> Result<(), sqlx::Error> {
+    let mut connection = options.connect().await?;
+    // The mode stays with the file. Set while it is made, and by nobody else: to change it takes the file
+    // for itself, and SQLite doesn't wait for that.
+    sqlx::query("pragma journal_mode = wal")
+        .execute(&mut connection)
+        .await?;
+    // Not `run`: the compiler can't see that its future may move between threads.
+    migrations::sqlite()
+        .run_direct(None, &mut connection, false)
+        .await?;
+    connection.close().await
 }
 
 /// The names of the migrations that the file lacks, in order: all of them while there is no file.
@@ -43,24 +53,46 @@ pub async fn pending(url: &str) -> Result<Vec<String>, LedgerError> {
     if !file.try_exists().map_err(|error| unusable(file, &error))? {
         return Ok(migrations::missing(&[]));
     }
-    let mut connection = options.connect().await.map_err(down)?;
-    let applied = applied(&mut connection).await.map_err(down);
-    connection.close().await.map_err(down)?;
-    Ok(migrations::missing(&applied?))
+    Ok(migrations::missing(&patiently(|| applied(&options)).await?))
 }
 
-async fn applied(connection: &mut SqliteConnection) -> Result<Vec<i64>, sqlx::Error> {
+/// The versions that the file has.
+async fn applied(options: &SqliteConnectOptions) -> Result<Vec<i64>, sqlx::Error> {
+    let mut connection = options.connect().await?;
     let table = "select 1 from sqlite_schema where type = 'table' and name = '_sqlx_migrations'";
+    let mut versions = Vec::new();
     if sqlx::query(table)
-        .fetch_optional(&mut *connection)
+        .fetch_optional(&mut connection)
         .await?
-        .is_none()
+        .is_some()
     {
-        return Ok(Vec::new());
+        let applied = "select version from _sqlx_migrations where success";
+        for row in sqlx::query(applied).fetch_all(&mut connection).await? {
+            versions.push(row.try_get(0)?);
+        }
     }
-    let versions = "select version from _sqlx_migrations where success";
-    let rows = sqlx::query(versions).fetch_all(connection).await?;
-    rows.iter().map(|row| row.try_get(0)).collect()
+    connection.close().await?;
+    Ok(versions)
+}
+
+/// Does the work, again after a while when another process has the file for itself, as while it is made.
+async fn patiently<T, F>(mut work: impl FnMut() -> F) -> Result<T, LedgerError>
+where
+    F: Future<Output = Result<T, sqlx::Error>>,
+{
+    let mut tries = 1;
+    loop {
+        let error = match work().await {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        let in_the_way = |error: &dyn DatabaseError| read_trouble(error) == Trouble::Again;
+        if tries == BUSY_TRIES || !error.as_database_error().is_some_and(in_the_way) {
+            return Err(LedgerError::Down(sentence(&error)));
+        }
+        tries += 1;
+        tokio::time::sleep(LOCK_POLL).await;
+    }
 }
 
 /// Waits for the lock. It is polled, not waited for in a thread, so that whoever waits can give up.
@@ -90,8 +122,4 @@ fn unusable(path: &Path, error: &std::io::Error) -> LedgerError {
         _ => format!("{}: {error}", path.display()),
     };
     LedgerError::Down(why)
-}
-
-fn down(error: sqlx::Error) -> LedgerError {
-    LedgerError::Down(sentence(&error))
 }

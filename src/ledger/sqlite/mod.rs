@@ -16,10 +16,7 @@ use sqlx::{
     AssertSqlSafe, ConnectOptions, SqlitePool,
     error::DatabaseError,
     query::Query as SqlxQuery,
-    sqlite::{
-        Sqlite, SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions,
-        SqliteSynchronous,
-    },
+    sqlite::{Sqlite, SqliteArguments, SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous},
 };
 
 pub use migrate::{migrate, pending};
@@ -106,7 +103,6 @@ fn options(url: &str) -> Result<SqliteConnectOptions, LedgerError> {
     })?;
     Ok(options
         .create_if_missing(false)
-        .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_TIMEOUT)
         // KiB of pages, so that the newest ends of the indexes stay in memory. Chosen, not measured.
