@@ -1,6 +1,13 @@
 //! The integration tests: real RabbitMQ, a real S3 server behind a fault layer, a real ledger, real
 //! processes. One binary, so that it links once. Run them with `make test`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::clone_on_ref_ptr,
+    clippy::disallowed_methods,
+    reason = "a test that meets an error fails, and says where; `make test` hands over in the environment"
+)]
+
 mod architecture;
 mod bad_jobs;
 mod circuit;

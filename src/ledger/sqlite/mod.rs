@@ -63,6 +63,13 @@ impl SqliteLedger {
         lease: Duration,
     ) -> Result<Self, LedgerError> {
         let missing = pending(url).await?;
+        let file = options(url)?;
+        if !file.get_filename().exists() {
+            let file = file.get_filename().display();
+            return Err(LedgerError::Down(format!(
+                "there is no ledger {file}: start a worker or run `brigade migrate`"
+            )));
+        }
         if !missing.is_empty() {
             let names = missing.join(", ");
             return Err(LedgerError::Down(format!(

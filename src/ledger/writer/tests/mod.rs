@@ -1,155 +1,16 @@
 //! The writer on a ledger that does as it is told, on paused time.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::collections::{HashMap, HashSet};
 
-use async_trait::async_trait;
 use futures_util::{FutureExt, future::join_all};
-use tokio::{
-    sync::Semaphore,
-    time::{advance, sleep},
-};
+use tokio::time::{advance, sleep};
+
+mod scripted;
+
+use scripted::{OPEN, Scripted};
 
 use super::*;
-use crate::{
-    job::{Lane, OperationName, State, Timestamp},
-    ledger::{JobFilter, JobRecord, Page, StatRow, Taken},
-};
-
-/// Keeps nothing but a log of what it was asked for.
-#[derive(Debug)]
-struct Scripted {
-    log: Mutex<Vec<String>>,
-    faults: Mutex<Faults>,
-    fence: AtomicU64,
-    /// One permit lets one call begin.
-    gate: Semaphore,
-}
-
-#[derive(Debug, Default)]
-struct Faults {
-    down: bool,
-    hangs: bool,
-    refused: HashSet<&'static str>,
-    lost: HashSet<&'static str>,
-    /// Purges that find a full batch.
-    old: u32,
-}
-
-const OPEN: usize = 1_000_000;
-
-impl Scripted {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            log: Mutex::default(),
-            faults: Mutex::default(),
-            fence: AtomicU64::new(0),
-            gate: Semaphore::new(OPEN),
-        })
-    }
-
-    fn set(&self, change: impl FnOnce(&mut Faults)) {
-        change(&mut self.faults.lock().unwrap());
-    }
-
-    /// What was asked for since the last look.
-    fn log(&self) -> Vec<String> {
-        std::mem::take(&mut self.log.lock().unwrap())
-    }
-
-    async fn call(&self, what: &str, ids: Vec<&JobId>) -> Result<(), LedgerError> {
-        let ids = ids
-            .iter()
-            .fold(what.to_owned(), |log, id| format!("{log} {id}"));
-        self.log.lock().unwrap().push(ids.clone());
-        self.gate.acquire().await.unwrap().forget();
-        if self.faults.lock().unwrap().hangs {
-            std::future::pending::<()>().await;
-        }
-        let faults = self.faults.lock().unwrap();
-        if faults.down {
-            return Err(LedgerError::Down("unplugged".to_owned()));
-        }
-        match ids.split(' ').find(|id| faults.refused.contains(id)) {
-            Some(id) => Err(LedgerError::Refused(id.to_owned())),
-            None => Ok(()),
-        }
-    }
-}
-
-#[async_trait]
-impl Ledger for Scripted {
-    async fn claim(&self, requests: &[ClaimRequest]) -> Result<Vec<Claim>, LedgerError> {
-        self.call("claim", requests.iter().map(|one| &one.id).collect())
-            .await?;
-        let take = |request: &ClaimRequest| {
-            let fence = self.fence.fetch_add(1, Ordering::Relaxed);
-            Claim::Taken(Taken {
-                fence: Fence(i64::try_from(fence).unwrap()),
-                attempts: 4,
-                parks: 3,
-                panics: 2,
-                unfinished: 0,
-                enqueued_at: request.enqueued_at,
-                started_at: request.enqueued_at,
-                age_from: request.enqueued_at,
-            })
-        };
-        Ok(requests.iter().map(take).collect())
-    }
-
-    async fn commit(&self, endings: &[Ending]) -> Result<Vec<Committed>, LedgerError> {
-        let what = match endings {
-            [one] if one.state == State::Interrupted => "interrupt",
-            _ => "commit",
-        };
-        self.call(what, endings.iter().map(|one| &one.id).collect())
-            .await?;
-        Ok(endings.iter().map(|_| Committed::Superseded).collect())
-    }
-
-    async fn renew(&self, held: &[(JobId, Fence)]) -> Result<Vec<bool>, LedgerError> {
-        self.call("renew", held.iter().map(|(id, _)| id).collect())
-            .await?;
-        let faults = self.faults.lock().unwrap();
-        let kept = held
-            .iter()
-            .map(|(id, _)| !faults.lost.contains(id.as_str()));
-        Ok(kept.collect())
-    }
-
-    async fn note_buried(&self, held: &[(JobId, Fence)]) -> Result<(), LedgerError> {
-        self.call("bury", held.iter().map(|(id, _)| id).collect())
-            .await
-    }
-
-    async fn get(&self, _: &JobId) -> Result<Option<JobRecord>, LedgerError> {
-        Ok(None)
-    }
-
-    async fn list(&self, _: &JobFilter) -> Result<Page, LedgerError> {
-        let jobs = Vec::new();
-        Ok(Page { jobs, next: None })
-    }
-
-    async fn stats(&self) -> Result<Vec<StatRow>, LedgerError> {
-        Ok(Vec::new())
-    }
-
-    async fn purge(&self, _: Duration, limit: u32) -> Result<u64, LedgerError> {
-        self.call("purge", Vec::new()).await?;
-        let mut faults = self.faults.lock().unwrap();
-        let full = faults.old > 0;
-        faults.old = faults.old.saturating_sub(1);
-        Ok(if full { u64::from(limit) } else { 0 })
-    }
-
-    async fn probe(&self) -> Result<(), LedgerError> {
-        self.call("probe", Vec::new()).await
-    }
-}
+use crate::job::{Lane, OperationName, State, Timestamp};
 
 fn start(ledger: &Arc<Scripted>, settings: WriterSettings) -> LedgerWriter {
     let metrics = Arc::new(Metrics::try_new(1).unwrap());
