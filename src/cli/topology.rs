@@ -19,7 +19,7 @@ pub(super) struct TopologyArgs {
 enum TopologyCommand {
     /// Declare what is missing; existing queues are never changed
     Apply,
-    /// Compare, and exit 1 on differences; declares what is missing, since AMQP compares only so
+    /// Compare, change nothing, and exit 1 on differences
     Check,
 }
 

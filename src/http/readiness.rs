@@ -40,6 +40,10 @@ pub(super) fn of(view: &WorkerView) -> Readiness {
     if let Some(problem) = broker.topology {
         add("topology", problem);
     }
+    if let Some(alarm) = broker.blocked {
+        let what = "RabbitMQ takes no publishes (memory or disk alarm), free some on the broker";
+        add("amqp", format!("{what}: {alarm}"));
+    }
     if broker.stalled_publishes > 0 {
         add(
             "amqp",

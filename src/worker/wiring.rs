@@ -17,6 +17,8 @@ use crate::{
 const ADMISSION: usize = 4;
 /// How long a publish may wait for its confirm; chosen, far above what a loaded broker takes.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a queue that is not as it should be is looked at again.
+const TOPOLOGY_RECHECK: Duration = Duration::from_secs(30);
 
 /// How S3 is reached; credentials come from the usual `AWS_*` places.
 pub fn storage_settings(settings: &Settings) -> StorageSettings {
@@ -49,6 +51,7 @@ pub(super) fn rabbit_settings(settings: &Settings, lanes: &[Lane]) -> RabbitSett
         },
         connect_timeout: amqp.connect_timeout,
         heartbeat: amqp.heartbeat,
+        topology_recheck: TOPOLOGY_RECHECK,
         publish_timeout: PUBLISH_TIMEOUT,
     }
 }

@@ -10,6 +10,8 @@
 
 mod architecture;
 mod bad_jobs;
+mod broker_contract;
+mod broker_rabbitmq;
 mod circuit;
 mod cleanup;
 mod cli;
@@ -20,6 +22,7 @@ mod operations;
 mod outages;
 mod process;
 mod processes;
+mod proxy;
 mod rabbit;
 mod retry;
 mod stage;

@@ -1,6 +1,9 @@
 //! Queues and consumers of the in-process twin, as plain data: no lock, no waiting.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use tokio::time::Instant;
 
@@ -28,7 +31,7 @@ struct Queue {
 
 #[derive(Debug, Clone)]
 struct Stored {
-    message: Message,
+    message: Arc<Message>,
     redelivered: bool,
     /// In a retry queue: when it goes back to its lane.
     due: Option<Instant>,
@@ -50,11 +53,10 @@ struct Consumer {
 
 /// What a consumer gets next.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "moved once, never stored")]
 pub(super) enum Next {
     Delivery {
         tag: DeliveryTag,
-        message: Message,
+        message: Arc<Message>,
         redelivered: bool,
     },
     Ended(Ended),
@@ -79,7 +81,12 @@ impl Queues {
     }
 
     /// `false`: there is no such queue.
-    pub(super) fn push(&mut self, queue: &str, message: Message, due: Option<Instant>) -> bool {
+    pub(super) fn push(
+        &mut self,
+        queue: &str,
+        message: Arc<Message>,
+        due: Option<Instant>,
+    ) -> bool {
         let Some(queue) = self.queues.get_mut(queue) else {
             return false;
         };
@@ -104,7 +111,7 @@ impl Queues {
             let Some(head) = queue.ready.pop_front() else {
                 return;
             };
-            if !self.push(lane, head.message.clone(), None) {
+            if !self.push(lane, Arc::clone(&head.message), None) {
                 // At least once: the copy stays until its target is there again.
                 if let Some(queue) = self.queues.get_mut(retry) {
                     queue.ready.push_front(head);
@@ -130,7 +137,7 @@ impl Queues {
             .returned
             .iter()
             .chain(&queue.ready)
-            .map(|stored| stored.message.clone())
+            .map(|stored| Message::clone(&stored.message))
             .collect()
     }
 
@@ -197,7 +204,7 @@ impl Queues {
                 ..
             }) = consumer.unsettled.get(&tag)
             {
-                let (message, redelivered) = (message.clone(), *redelivered);
+                let (message, redelivered) = (Arc::clone(message), *redelivered);
                 return Next::Delivery {
                     tag,
                     message,

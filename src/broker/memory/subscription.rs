@@ -49,8 +49,7 @@ impl MemorySubscription {
             .look(|state| (state.queues.next(consumer), state.queues.next_due()))
     }
 
-    fn delivery(&self, tag: DeliveryTag, message: Message, redelivered: bool) -> Delivery {
-        let message = Arc::new(message);
+    fn delivery(&self, tag: DeliveryTag, message: Arc<Message>, redelivered: bool) -> Delivery {
         let tag = MemoryTag {
             channel: Arc::clone(&self.channel),
             tag,

@@ -62,6 +62,8 @@ pub struct RabbitSettings {
     pub lanes: Vec<Lane>,
     /// What is done about exchanges and queues.
     pub topology: TopologyMode,
+    /// How often a problem with them is looked at again; 30 s is right (RESILIENCE.md, event 15).
+    pub topology_recheck: Duration,
     /// How long one try to connect may take.
     pub connect_timeout: Duration,
     /// Asked of the broker, in whole seconds; a heartbeat in the URL wins.
@@ -95,13 +97,20 @@ impl RabbitMq {
             prefix,
             lanes,
             topology,
+            topology_recheck,
             connect_timeout,
             heartbeat,
             publish_timeout,
         } = settings;
         let names = Names::new(prefix);
         let status = Arc::new(StatusBoard::new(metrics));
-        let keeper = TopologyKeeper::new(&names, &lanes, topology, Arc::clone(&status));
+        let keeper = TopologyKeeper::new(
+            &names,
+            &lanes,
+            topology,
+            topology_recheck,
+            Arc::clone(&status),
+        );
         let topology = Arc::new(keeper);
         let (consuming, consuming_slot) = watch::channel(None);
         let (publishing, publishing_slot) = watch::channel(None);

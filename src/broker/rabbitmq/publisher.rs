@@ -111,10 +111,8 @@ impl Publisher {
         while connection.status().blocked() {
             tokio::time::sleep(BLOCKED_LOOK).await;
         }
-        while let Some(idle) = self.pop() {
-            if Arc::ptr_eq(&idle.connection, &connection) && idle.channel.status().connected() {
-                return Ok(idle);
-            }
+        if let Some(idle) = self.idle_on(&connection) {
+            return Ok(idle);
         }
         let lost = |error: Error| PublishError::NotConnected(error.to_string());
         let channel = connection.create_channel().await.map_err(lost)?;
@@ -128,11 +126,13 @@ impl Publisher {
         })
     }
 
-    fn pop(&self) -> Option<Idle> {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop()
+    /// An idle channel of this connection; lets go of those of an earlier one.
+    fn idle_on(&self, connection: &Arc<Connection>) -> Option<Idle> {
+        let mut channels = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let usable =
+            |it: &Idle| Arc::ptr_eq(&it.connection, connection) && it.channel.status().connected();
+        channels.retain(usable);
+        channels.pop()
     }
 
     fn give_back(&self, idle: Idle) {

@@ -1,5 +1,5 @@
-//! Keeps a worker's exchanges and queues as they should be, and knows which lane must wait for what
-//! (RESILIENCE.md, event 15).
+//! The topology of a worker's lanes while it runs: declared or verified at each connect, looked at again
+//! while something is wrong. Knows which lane must wait for what; the table is `topology`'s.
 
 use std::{
     collections::BTreeMap,
@@ -17,15 +17,13 @@ use super::{
 };
 use crate::{broker::Names, job::Lane};
 
-/// How often a problem is looked at again.
-const RECHECK: Duration = Duration::from_secs(30);
-
 /// Keeps the topology of a worker's lanes, and knows which lane must wait for what.
 #[derive(Debug)]
 pub(super) struct TopologyKeeper {
     table: Vec<Object>,
     lanes: Vec<Lane>,
     mode: TopologyMode,
+    recheck: Duration,
     events: String,
     status: Arc<StatusBoard>,
     again: Notify,
@@ -45,12 +43,14 @@ impl TopologyKeeper {
         names: &Names,
         lanes: &[Lane],
         mode: TopologyMode,
+        recheck: Duration,
         status: Arc<StatusBoard>,
     ) -> Self {
         Self {
             table: table(names, lanes),
             lanes: lanes.to_vec(),
             mode,
+            recheck,
             events: names.events(),
             status,
             again: Notify::new(),
@@ -94,13 +94,13 @@ impl TopologyKeeper {
         Ok(())
     }
 
-    /// Walks again every 30 s while there is a problem, and at once after [`Self::look_again`]. Ends
+    /// Walks again after each `recheck` while there is a problem, and at once after [`Self::look_again`]. Ends
     /// when the connection failed.
     pub(super) async fn keep(&self, connection: &Connection) {
         loop {
             let waits = !self.lock().all.is_empty();
             tokio::select! {
-                () = tokio::time::sleep(RECHECK), if waits => {}
+                () = tokio::time::sleep(self.recheck), if waits => {}
                 () = self.again.notified() => {}
             }
             if self.walk(connection).await.is_err() {
@@ -142,22 +142,22 @@ impl TopologyKeeper {
     }
 
     fn set(&self, problems: Problems) {
-        let known = self.lock().all.clone();
-        for Difference { object, problem } in problems.all.iter().filter(|it| !known.contains(it)) {
+        let now = problems.all.clone();
+        let known = std::mem::replace(&mut *self.lock(), problems).all;
+        for Difference { object, problem } in now.iter().filter(|it| !known.contains(it)) {
             tracing::error!(
                 object,
                 problem,
                 "an exchange or queue is not as it should be"
             );
         }
-        let sentences: Vec<String> = problems
-            .all
+        let sentences: Vec<String> = now
             .iter()
             .map(|it| format!("{}: {}", it.object, it.problem))
             .collect();
+        // After the change: a lane that hears that all is well subscribes at once.
         self.status
             .topology((!sentences.is_empty()).then(|| sentences.join("; ")));
-        *self.lock() = problems;
     }
 
     fn lock(&self) -> MutexGuard<'_, Problems> {
