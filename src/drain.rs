@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+/// How long aborted jobs may take to record and to hand back what they held.
+const ABORT_GRACE: Duration = Duration::from_secs(10);
+
 /// The two steps of stopping, shared by everything that stops.
 #[derive(Debug, Clone, Default)]
 pub struct Drain {
@@ -14,7 +17,8 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Stops taking, waits for `ended` until `timeout`, then aborts and waits for it again.
+    /// Stops taking, waits for `ended` until `timeout`, then aborts and waits for it again, not for ever:
+    /// what hangs even then must not keep the process, and the broker takes its deliveries back.
     pub async fn run(&self, timeout: Duration, ended: impl Future<Output = ()>) -> Stopped {
         let mut ended = std::pin::pin!(ended);
         self.stop.cancel();
@@ -22,8 +26,10 @@ impl Drain {
             return Stopped::Drained;
         }
         self.abort.cancel();
-        ended.await;
-        Stopped::Aborted
+        match tokio::time::timeout(ABORT_GRACE, ended).await {
+            Ok(()) => Stopped::Aborted,
+            Err(_) => Stopped::GivenUp,
+        }
     }
 }
 
@@ -34,6 +40,8 @@ pub enum Stopped {
     Drained,
     /// The deadline passed and the rest was interrupted.
     Aborted,
+    /// Something did not end even then; this is a bug.
+    GivenUp,
 }
 
 #[cfg(test)]
@@ -60,5 +68,12 @@ mod tests {
             drain.run(Duration::from_secs(10), job).await,
             Stopped::Aborted
         );
+    }
+    #[tokio::test(start_paused = true)]
+    async fn what_hangs_even_after_the_abort_keeps_nobody() {
+        let stopped = Drain::default()
+            .run(Duration::from_secs(10), std::future::pending())
+            .await;
+        assert_eq!(stopped, Stopped::GivenUp);
     }
 }

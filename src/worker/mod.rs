@@ -157,7 +157,12 @@ impl Worker {
         let ended = async { while tasks.join_next().await.is_some() {} };
         let stopped = self.view.drain.run(timeout, ended).await;
         self.view.broker.close().await;
-        tracing::info!(?stopped, "drained");
+        match stopped {
+            Stopped::GivenUp => {
+                tracing::error!("something does not end: this is a bug, please report it");
+            }
+            Stopped::Drained | Stopped::Aborted => tracing::info!(?stopped, "drained"),
+        }
         stopped
     }
 }

@@ -11,7 +11,10 @@
 mod architecture;
 mod bad_jobs;
 mod broker_contract;
+mod broker_publishing;
 mod broker_rabbitmq;
+mod broker_subject;
+mod broker_topology;
 mod circuit;
 mod cleanup;
 mod cli;

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use bucket_brigade::job::{Lane, State};
+use bucket_brigade::{
+    drain::Stopped,
+    job::{Lane, State},
+};
 
 use crate::{
     rabbit::Rabbit,
@@ -73,7 +76,8 @@ async fn a_broker_restarted_and_then_killed_in_mid_stream_loses_no_job() {
     stage.rabbit.start();
     stage.until_count(State::Completed, 300).await;
     stage.until_empty(Lane::Upload).await;
-    worker.drain(stage::PATIENCE).await;
+    let stopped = worker.drain(stage::PATIENCE).await;
+    assert_eq!(stopped, Stopped::Drained, "an ack of a lost channel hangs");
     for n in 0..300 {
         let stored = stage.stored(&format!("k{n}"));
         assert_eq!(stored, 1, "k{n} was stored {stored} times");

@@ -57,6 +57,11 @@ impl Stage {
 
     /// A stage on a broker of its own.
     pub(crate) async fn on(rabbit: Rabbit) -> Self {
+        // Shown for a test that fails; the first test installs it for all.
+        let log = tracing_subscriber::fmt()
+            .with_test_writer()
+            .with_env_filter("warn,bucket_brigade=info,s3s=off");
+        drop(log.try_init());
         let directory = tempfile::tempdir().unwrap();
         let s3 = S3Server::start().await.unwrap();
         s3.create_bucket("b");

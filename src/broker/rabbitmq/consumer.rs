@@ -31,6 +31,8 @@ use crate::{
 
 /// How long the broker may take to answer; then the channel is given up, and it takes everything back.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often an ack that is not written yet looks whether its channel is still there.
+const LOST_LOOK: Duration = Duration::from_millis(250);
 /// Quorum queues allow no larger window, and 0 would be no limit at all.
 const PREFETCH: std::ops::RangeInclusive<u16> = 1..=2_000;
 
@@ -44,6 +46,23 @@ struct LaneChannel {
 impl LaneChannel {
     fn is_lost(&self) -> bool {
         self.given_up.load(Ordering::Relaxed) || !self.channel.status().connected()
+    }
+
+    /// Waits until an ack or nack is written. `Ok(false)` is one that was not sent (facts: rabbitmq.md, 1),
+    /// and one that is under way when the connection breaks may never be answered by lapin at all.
+    async fn sent(&self, settle: impl Future<Output = Result<bool, Error>>) -> Result<(), Stale> {
+        if self.is_lost() {
+            return Err(Stale);
+        }
+        let mut settle = std::pin::pin!(settle);
+        loop {
+            match tokio::time::timeout(LOST_LOOK, &mut settle).await {
+                Ok(Ok(true)) => return Ok(()),
+                Ok(Ok(false) | Err(_)) => return Err(Stale),
+                Err(_) if self.is_lost() => return Err(Stale),
+                Err(_) => {}
+            }
+        }
     }
 }
 
@@ -207,24 +226,16 @@ impl Tag for AmqpTag {
     }
 
     async fn ack(self: Box<Self>) -> Result<(), Stale> {
-        if self.is_stale() {
-            return Err(Stale);
-        }
-        sent(self.acker.ack(BasicAckOptions { multiple: false }).await)
+        let ack = self.acker.ack(BasicAckOptions { multiple: false });
+        self.channel.sent(ack).await
     }
 
     async fn requeue(self: Box<Self>) -> Result<(), Stale> {
-        if self.is_stale() {
-            return Err(Stale);
-        }
-        sent(
-            self.acker
-                .nack(BasicNackOptions {
-                    multiple: false,
-                    requeue: true,
-                })
-                .await,
-        )
+        let nack = self.acker.nack(BasicNackOptions {
+            multiple: false,
+            requeue: true,
+        });
+        self.channel.sent(nack).await
     }
 
     async fn publish(&self, target: &Target, message: &Message) -> Result<(), PublishError> {
@@ -233,14 +244,6 @@ impl Tag for AmqpTag {
 
     fn report_stalled(&self, stalled: bool) {
         self.shared.status.stalled(stalled);
-    }
-}
-
-/// `Ok(false)` is an ack that was not sent (facts: rabbitmq.md, 1).
-fn sent(settled: Result<bool, Error>) -> Result<(), Stale> {
-    match settled {
-        Ok(true) => Ok(()),
-        Ok(false) | Err(_) => Err(Stale),
     }
 }
 
