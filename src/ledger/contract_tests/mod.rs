@@ -78,7 +78,9 @@ macro_rules! ledger_contract {
 }
 pub(super) use ledger_contract;
 
+mod endings;
 mod lists;
+pub(super) use endings::*;
 pub(super) use lists::*;
 
 fn id(text: &str) -> JobId {
@@ -399,155 +401,6 @@ pub(super) async fn unfinished_claims_add_up_until_a_replay(database: &impl Test
         ..request("j")
     };
     assert_eq!(take(&ledger, replayed).await.unfinished, 0);
-}
-
-pub(super) async fn an_ending_whose_answer_was_lost_may_be_given_again(
-    database: &impl TestDatabase,
-) {
-    let ledger = database.ledger("a").await;
-    for state in [State::Completed, State::DeadLettered, State::Retrying] {
-        let name = state.as_str();
-        let taken = take(&ledger, request(name)).await;
-        let ending = ending(name, taken, state);
-        let first = record(&ledger, ending.clone()).await;
-        let second = record(&ledger, ending.clone()).await;
-        assert_eq!(
-            (first.state, first.attempts),
-            (second.state, second.attempts)
-        );
-        if state.is_final() {
-            // Another word on a job that has its last one is not taken.
-            let other = Ending {
-                state: State::Interrupted,
-                ..ending
-            };
-            assert_eq!(commit(&ledger, other).await, Committed::Superseded);
-        }
-    }
-}
-
-pub(super) async fn an_ending_names_the_last_error_until_the_job_completes(
-    database: &impl TestDatabase,
-) {
-    let ledger = database.ledger("a").await;
-    let taken = take(&ledger, request("j")).await;
-    let parked = Ending {
-        failure: Some(failure("SlowDown")),
-        ..ending("j", taken, State::Retrying)
-    };
-    let reported = ReportedError {
-        class: "permanent".to_owned(),
-        code: "SlowDown".to_owned(),
-        message: "it went wrong".to_owned(),
-        request_id: Some("REQ1".to_owned()),
-    };
-    let row = record(&ledger, parked).await;
-    assert_eq!(row.error.as_ref(), Some(&reported));
-
-    let taken = take(&ledger, request("j")).await;
-    let row = record(&ledger, ending("j", taken, State::Interrupted)).await;
-    assert_eq!(row.error.as_ref(), Some(&reported));
-
-    let taken = take(&ledger, request("j")).await;
-    let other = Ending {
-        failure: Some(Failure::ours(FailureClass::Cancelled, "deadline", "late")),
-        ..ending("j", taken, State::Retrying)
-    };
-    let error = record(&ledger, other).await.error.unwrap();
-    assert_eq!((error.code.as_str(), error.request_id), ("deadline", None));
-
-    let taken = take(&ledger, request("j")).await;
-    let result = json!({"etag": "\"x\"", "version_id": null, "size": 7});
-    let done = Ending {
-        result: Some(result.clone()),
-        ..ending("j", taken, State::Completed)
-    };
-    let row = record(&ledger, done).await;
-    assert_eq!((row.error, row.result), (None, Some(result)));
-}
-
-pub(super) async fn answers_come_in_the_order_of_the_questions(database: &impl TestDatabase) {
-    let (a, b) = (database.ledger("a").await, database.ledger("b").await);
-    run(&b, "done", State::Completed).await;
-    run(&b, "dead", State::DeadLettered).await;
-    run(&b, "parked", State::Retrying).await;
-    take(&b, request("leased")).await;
-    let names = ["new2", "parked", "dead", "leased", "new1", "done", "new0"];
-    for names in [names.to_vec(), names.iter().rev().copied().collect()] {
-        let requests: Vec<_> = names.iter().map(|name| request(name)).collect();
-        let claims = a.claim(&requests).await.unwrap();
-        assert_eq!(claims.len(), names.len());
-        let mut endings = Vec::new();
-        for (name, claim) in names.iter().zip(claims) {
-            match (*name, claim) {
-                ("done", Claim::Finished(row)) => assert_eq!(row.id, id("done")),
-                ("dead", Claim::Dead { record, .. }) => assert_eq!(record.id, id("dead")),
-                ("leased", Claim::LeasedElsewhere) => {}
-                ("new0" | "new1" | "new2" | "parked", Claim::Taken(taken)) => {
-                    endings.push(ending(name, taken, State::Requeued));
-                }
-                (name, claim) => panic!("{name}: {claim:?}"),
-            }
-        }
-        endings[1].fence = Fence(99);
-        let committed = a.commit(&endings).await.unwrap();
-        assert_eq!(committed.len(), endings.len());
-        for (position, (ending, committed)) in endings.iter().zip(committed).enumerate() {
-            match committed {
-                Committed::Superseded => assert_eq!(position, 1),
-                Committed::Recorded(row) => assert_eq!(row.id, ending.id),
-            }
-        }
-    }
-    assert_eq!(a.claim(&[]).await.unwrap(), []);
-    assert_eq!(a.commit(&[]).await.unwrap(), []);
-    assert!(a.renew(&[]).await.unwrap().is_empty());
-}
-
-pub(super) async fn a_refused_row_leaves_nothing_behind(database: &impl TestDatabase) {
-    let ledger = database.ledger("a").await;
-    // No message has an empty bucket; the schema refuses it all the same.
-    let bad = ClaimRequest {
-        bucket: String::new(),
-        ..request("bad")
-    };
-    let refused = ledger.claim(&[request("a"), bad, request("z")]).await;
-    assert!(
-        matches!(refused, Err(LedgerError::Refused(_))),
-        "{refused:?}"
-    );
-    for name in ["a", "bad", "z"] {
-        assert_eq!(ledger.get(&id(name)).await.unwrap(), None, "{name}");
-    }
-    take(&ledger, request("a")).await;
-}
-
-pub(super) async fn odd_text_comes_back_as_it_went_in(database: &impl TestDatabase) {
-    let ledger = database.ledger("a").await;
-    let odd =
-        "\"'; drop table jobs; -- \\ {1,2} \u{7f}\u{1}\n\t%_ é 漢字 \u{1f600} \u{fffe} $1 ?1 null";
-    let request = ClaimRequest {
-        key: Some(odd.to_owned()),
-        ..request("a.b_c:d-E")
-    };
-    let taken = take(&ledger, request).await;
-    let mut met = failure(odd);
-    met.message = format!("{odd}\0");
-    met.request_id = Some(odd.to_owned());
-    let ending = Ending {
-        failure: Some(met),
-        result: Some(json!({odd: [odd, null, 1.5, true]})),
-        ..ending("a.b_c:d-E", taken, State::DeadLettered)
-    };
-    let row = record(&ledger, ending.clone()).await;
-    assert_eq!(row.key.as_deref(), Some(odd));
-    assert_eq!(row.result, ending.result);
-    let error = row.error.unwrap();
-    assert_eq!(
-        (error.code.as_str(), error.request_id.as_deref()),
-        (odd, Some(odd))
-    );
-    assert_eq!(error.message, format!("{odd}\u{fffd}"));
 }
 
 pub(super) async fn a_probe_may_be_repeated(database: &impl TestDatabase) {
