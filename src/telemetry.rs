@@ -10,6 +10,8 @@ use crate::config::LogFormat;
 ///
 /// `level` is a filter such as `info` or `info,bucket_brigade::lane=debug`.
 pub fn install(level: &str, format: LogFormat) -> Result<(), String> {
+    // What these report as errors is reported by us, in our words, where it is handled.
+    let level = format!("lapin=off,s3s=off,{level}");
     let filter = EnvFilter::try_new(level).map_err(|error| format!("log.level: {error}"))?;
     let json = match format {
         LogFormat::Json => true,
