@@ -28,9 +28,9 @@ test: ## everything that is checked: format, lints, dependencies, all tests agai
 	scripts/dependency-check
 	scripts/cargo-deny
 	echo "Linting (about 4 minutes the first time)…"
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --features failpoints -- -D warnings
 	echo "Testing (builds for about 5 minutes the first time)…"
-	scripts/rabbitmq run -- cargo test --locked -- --test-threads 6
+	scripts/rabbitmq run -- cargo test --locked --features failpoints -- --test-threads 6
 
 .PHONY: check
 check: ## the quick loop while you write: format, lints, unit tests; no broker

@@ -18,6 +18,9 @@
 //! [`ledger`] each hide one outside system; [`lane`] is the engine between them; [`worker`] puts
 //! everything together, [`drain`] takes it apart.
 
+#[macro_use]
+mod crash;
+
 pub mod job;
 pub mod resilience;
 

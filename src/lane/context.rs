@@ -164,8 +164,10 @@ impl LaneContext {
     /// Requeues now. Only the runner calls this, with no consumer of ours on the queue.
     pub(super) async fn requeue(&self, requeue: Requeue) {
         let Requeue { acker, reason } = requeue;
+        crash_point!("requeue.before");
         match acker.requeue().await {
             Ok(()) => {
+                crash_point!("requeue.after");
                 let labels = [self.lane.as_str(), reason.as_str()];
                 self.metrics.requeued.with_label_values(&labels).inc();
             }

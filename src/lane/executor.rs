@@ -36,7 +36,10 @@ pub(super) async fn execute(lane: Arc<LaneContext>, delivery: Delivery, probe: O
     }
     let now = Timestamp::now();
     match wire::decode(&message, lane.lane, &lane.limits.rules, now) {
-        Ok(job) => execute_job(&lane, job, acker, probe, now).await,
+        Ok(job) => {
+            crash_point!("job.decoded");
+            execute_job(&lane, job, acker, probe, now).await;
+        }
         Err(bad) => {
             // Says nothing about S3: its probe slot goes to the next delivery.
             drop(probe);
@@ -79,7 +82,10 @@ async fn pursue(
             }
         };
         let taken = match claim {
-            Claim::Taken(taken) => taken,
+            Claim::Taken(taken) => {
+                crash_point!("job.claimed");
+                taken
+            }
             Claim::LeasedElsewhere => return Resolution::leased_elsewhere(job, now),
             Claim::Dead {
                 record,
@@ -171,9 +177,13 @@ async fn record(
         result: outcome.result().map(|result| result.for_ledger()),
     };
     let mut health = lane.ledger.status();
+    crash_point!("outcome.unrecorded");
     loop {
         match lane.ledger.commit(ending.clone()).await {
-            Ok(committed) => return Some(Ok(committed)),
+            Ok(committed) => {
+                crash_point!("outcome.recorded");
+                return Some(Ok(committed));
+            }
             Err(LedgerError::Refused(why)) => return Some(Err(why)),
             Err(LedgerError::Down(why)) => {
                 tracing::debug!(job = %job.id, %why, "the outcome waits for the ledger");

@@ -48,10 +48,12 @@ pub(super) async fn send_reply(
             message.content_type = Some("application/json".to_owned());
         }
     }
+    crash_point!("reply.before");
     let sent = lane
         .broker
         .publish(&Target::Reply(queue.to_owned()), &message)
         .await;
+    crash_point!("reply.after");
     let result = if sent.is_ok() {
         "sent"
     } else {

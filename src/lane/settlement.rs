@@ -68,11 +68,13 @@ async fn settle_one(lane: &LaneContext, acker: Acker, resolution: &Resolution, f
         Settlement::Requeue(reason) => lane.give_back(Requeue { acker, reason }),
         Settlement::Park(delay, reason) => {
             let copy = facts.parked(acker.message());
+            crash_point!("park.before");
             if acker
                 .publish_copy(&Target::Retry(lane.lane, delay), &copy)
                 .await
                 .is_ok()
             {
+                crash_point!("park.confirmed");
                 let labels = [lane.lane.as_str(), reason.as_str()];
                 lane.metrics.parked.with_label_values(&labels).inc();
                 ack(lane, acker).await;
@@ -82,15 +84,18 @@ async fn settle_one(lane: &LaneContext, acker: Acker, resolution: &Resolution, f
         }
         Settlement::Bury(reason) => {
             let copy = facts.dead(acker.message(), reason, Timestamp::now());
+            crash_point!("bury.before");
             if acker
                 .publish_copy(&Target::Dead(lane.lane), &copy)
                 .await
                 .is_ok()
             {
+                crash_point!("bury.confirmed");
                 let labels = [lane.lane.as_str(), reason.as_str()];
                 lane.metrics.dead_lettered.with_label_values(&labels).inc();
                 if first {
                     note_buried(lane, &acker, resolution.row).await;
+                    crash_point!("bury.noted");
                 }
                 ack(lane, acker).await;
             } else {
@@ -121,8 +126,12 @@ pub(super) async fn bury_bad_job(lane: &LaneContext, acker: Acker, bad: BadJob, 
 }
 
 async fn ack(lane: &LaneContext, acker: Acker) {
-    if acker.ack().await.is_err() {
-        lost(lane);
+    crash_point!("ack.before");
+    match acker.ack().await {
+        Ok(()) => {
+            crash_point!("ack.after");
+        }
+        Err(_) => lost(lane),
     }
 }
 

@@ -208,7 +208,9 @@ impl Attempt<'_> {
         // Before the request: one that is dropped half-way was made, too.
         context.calls.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
+        crash_point!("call.before");
         let end = work.await;
+        crash_point!("call.after");
         match &end {
             Err(failure) if !failure.called => {
                 context.calls.fetch_sub(1, Ordering::Relaxed);

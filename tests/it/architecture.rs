@@ -10,6 +10,7 @@ use std::{
 fn allowed(module: &str) -> Option<&'static [&'static str]> {
     Some(match module {
         "job" => &["job"],
+        "crash" => &["crash"],
         "resilience" => &["resilience"],
         "metrics" => &["metrics", "job", "resilience"],
         "config" => &["config", "job"],

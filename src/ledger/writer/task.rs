@@ -213,6 +213,9 @@ impl Task {
     async fn commit(&mut self) -> Result<(), Down> {
         let (endings, replies) = self.waiting.endings.cut(self.settings.batch_rows);
         let answers = self.answers(&endings).await;
+        if !answers.is_empty() {
+            crash_point!("endings.written");
+        }
         let mut down = None;
         for ((ending, reply), committed) in endings.iter().zip(replies).zip(answers) {
             match &committed {
@@ -231,6 +234,9 @@ impl Task {
         let (requests, replies) = self.waiting.claims.cut(self.settings.batch_rows);
         let since = Instant::now();
         let answers = self.answers(&requests).await;
+        if !answers.is_empty() {
+            crash_point!("claims.written");
+        }
         let mut down = None;
         for ((request, reply), claim) in requests.iter().zip(replies).zip(answers) {
             match &claim {
@@ -246,8 +252,12 @@ impl Task {
 
     async fn bury(&mut self) -> Result<(), Down> {
         let (burials, replies) = self.waiting.burials.cut(self.settings.batch_rows);
+        let answers = self.answers(&burials).await;
+        if !answers.is_empty() {
+            crash_point!("burials.written");
+        }
         let mut down = None;
-        for (reply, noted) in replies.into_iter().zip(self.answers(&burials).await) {
+        for (reply, noted) in replies.into_iter().zip(answers) {
             if let Err(LedgerError::Down(why)) = &noted {
                 down = Some(why.clone());
             }
