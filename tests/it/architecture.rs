@@ -51,7 +51,7 @@ const FENCED: [(&str, &[&str]); 5] = [
     ("anyhow", &["cli", "worker", "dev"]),
 ];
 
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+pub(crate) fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {

@@ -18,6 +18,8 @@ mod broker_topology;
 mod circuit;
 mod cleanup;
 mod cli;
+#[cfg(feature = "failpoints")]
+mod crash;
 mod http;
 mod messages;
 mod once;

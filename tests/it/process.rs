@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -17,14 +17,26 @@ pub(crate) struct WorkerProcess {
 impl WorkerProcess {
     /// Starts one with these settings; its log goes to the file.
     pub(crate) fn start(settings: &[(String, String)], keys: (&str, &str), log: PathBuf) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_brigade"));
-        command.env_clear().arg("worker");
-        for (key, value) in settings {
-            command.arg("--set").arg(format!("{key}={value}"));
-        }
+        Self::spawn(command(settings, keys), log)
+    }
+
+    /// Starts one on one lane that dies at a crash point.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn start_armed(
+        settings: &[(String, String)],
+        keys: (&str, &str),
+        log: PathBuf,
+        lane: &str,
+        crash_at: &str,
+    ) -> Self {
+        let mut command = command(settings, keys);
+        command.args(["--lanes", lane]);
+        command.env("BRIGADE_TEST_CRASH_AT", crash_at);
+        Self::spawn(command, log)
+    }
+
+    fn spawn(mut command: Command, log: PathBuf) -> Self {
         let child = command
-            .env("AWS_ACCESS_KEY_ID", keys.0)
-            .env("AWS_SECRET_ACCESS_KEY", keys.1)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log).unwrap())
@@ -51,11 +63,20 @@ impl WorkerProcess {
 
     /// Waits for the end; the exit code.
     pub(crate) async fn wait(&mut self) -> Option<i32> {
+        self.ended().await.code()
+    }
+
+    /// Waits for the end; the signal that was it.
+    #[cfg(feature = "failpoints")]
+    pub(crate) async fn wait_for_signal(&mut self) -> Option<i32> {
+        std::os::unix::process::ExitStatusExt::signal(&self.ended().await)
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
         eventually("the worker process ends", async || {
             self.child.try_wait().unwrap()
         })
         .await
-        .code()
     }
 
     /// User and system time so far.
@@ -71,6 +92,18 @@ impl WorkerProcess {
         // USER_HZ is 100 on every Linux that Rust runs on.
         Duration::from_millis(ticks * 10)
     }
+}
+
+fn command(settings: &[(String, String)], keys: (&str, &str)) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_brigade"));
+    command.env_clear().arg("worker");
+    for (key, value) in settings {
+        command.arg("--set").arg(format!("{key}={value}"));
+    }
+    command
+        .env("AWS_ACCESS_KEY_ID", keys.0)
+        .env("AWS_SECRET_ACCESS_KEY", keys.1);
+    command
 }
 
 impl Drop for WorkerProcess {

@@ -118,6 +118,27 @@ impl Rabbit {
         counts
     }
 
+    /// Moves what is ready in a queue to another one, as the end of a delay would.
+    #[cfg(feature = "failpoints")]
+    pub(crate) async fn move_all(&self, from: &str, to: &str) {
+        let connection = self.connect().await;
+        let channel = connection.create_channel().await.unwrap();
+        let get = BasicGetOptions::default();
+        while let Ok(Some(got)) = channel.basic_get(from.into(), get).await {
+            let delivery = got.delivery;
+            let confirm = channel.basic_publish(
+                "".into(),
+                to.into(),
+                Default::default(),
+                &delivery.data,
+                delivery.properties.clone(),
+            );
+            confirm.await.unwrap();
+            delivery.acker.ack(Default::default()).await.unwrap();
+        }
+        connection.close(200, "done".into()).await.unwrap();
+    }
+
     /// Deletes a queue under its consumers.
     pub(crate) async fn delete_queue(&self, queue: &str) {
         let connection = self.connect().await;

@@ -127,6 +127,13 @@ impl Stage {
         WorkerProcess::start(&self.pairs(), self.s3.keys(), log)
     }
 
+    /// A real worker process on one lane that dies at a crash point, given as `NAME:HITS`.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn armed_process(&self, lane: Lane, crash_at: &str) -> WorkerProcess {
+        let log = self.directory.path().join("armed.log");
+        WorkerProcess::start_armed(&self.pairs(), self.s3.keys(), log, lane.as_str(), crash_at)
+    }
+
     /// Publishes a message by that lane's key.
     pub(crate) async fn publish(&mut self, lane: Lane, message: Message) {
         self.published.extend(message.message_id.clone());
@@ -214,6 +221,24 @@ impl Stage {
     /// The ready messages of a lane, looked at without taking them.
     pub(crate) async fn queued(&self, lane: Lane) -> Vec<Message> {
         self.rabbit.peek(&format!("{}.{lane}", self.prefix)).await
+    }
+
+    /// Puts objects into bucket `b`; the journal does not have them.
+    #[cfg(feature = "failpoints")]
+    pub(crate) async fn store(&self, objects: impl Iterator<Item = (String, String)>) {
+        let config = aws_sdk_s3::Config::builder()
+            .behavior_version_latest()
+            .endpoint_url(self.s3.endpoint())
+            .region(aws_sdk_s3::config::Region::new("us-east-1"))
+            .credentials_provider(self.s3.credentials())
+            .force_path_style(true)
+            .build();
+        let client = aws_sdk_s3::Client::from_conf(config);
+        for (key, text) in objects {
+            let put = client.put_object().bucket("b").key(key);
+            put.body(text.into_bytes().into()).send().await.unwrap();
+        }
+        self.s3.journal().reset();
     }
 
     /// How often S3 has stored this key of bucket `b`.
