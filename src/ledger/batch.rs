@@ -5,6 +5,9 @@ use std::{borrow::Cow, collections::HashMap};
 
 use super::{Claim, ClaimRequest, Committed, Ending, JobRecord};
 
+/// The longest error code, in characters. S3's own have at most 60.
+const MAX_CODE: usize = 200;
+
 /// Answers by job id.
 pub(super) type Claims<'a> = HashMap<&'a str, Claim>;
 
@@ -15,6 +18,16 @@ pub(super) fn clean(text: &str) -> Cow<'_, str> {
     } else {
         Cow::Borrowed(text)
     }
+}
+
+/// An error code as the ledger holds it: bounded, because it is indexed, and who answers in a store's place
+/// may call its page of HTML a code.
+pub(super) fn clean_code(code: &str) -> Cow<'_, str> {
+    let end = code
+        .char_indices()
+        .nth(MAX_CODE)
+        .map_or(code.len(), |(end, _)| end);
+    clean(&code[..end])
 }
 
 /// The claims in the order of the requests.

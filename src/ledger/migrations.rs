@@ -10,6 +10,7 @@ struct Step {
     version: i64,
     name: &'static str,
     sqlite: &'static str,
+    postgres: &'static str,
 }
 
 /// A macro, because the name of the included file must be a literal.
@@ -19,6 +20,7 @@ macro_rules! step {
             version: $version,
             name: $name,
             sqlite: include_str!(concat!("../../migrations/sqlite/", $name, ".sql")),
+            postgres: include_str!(concat!("../../migrations/postgres/", $name, ".sql")),
         }
     };
 }
@@ -28,6 +30,11 @@ const STEPS: [Step; 1] = [step!(1, "0001_jobs")];
 /// The steps for SQLite.
 pub(super) fn sqlite() -> Migrator {
     migrator(|step| step.sqlite)
+}
+
+/// The steps for PostgreSQL.
+pub(super) fn postgres() -> Migrator {
+    migrator(|step| step.postgres)
 }
 
 fn migrator(sql: impl Fn(&Step) -> &'static str) -> Migrator {
@@ -67,6 +74,7 @@ mod tests {
             .map(|step| format!("{}.sql", step.name))
             .collect();
         assert_eq!(files_in("sqlite"), steps);
+        assert_eq!(files_in("postgres"), steps);
         for (position, step) in (1..).zip(&STEPS) {
             assert_eq!(step.version, position);
             assert!(

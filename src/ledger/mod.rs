@@ -11,6 +11,7 @@ mod contract_tests;
 mod decision;
 mod listing;
 mod migrations;
+pub mod postgres;
 mod record;
 pub mod sqlite;
 mod trouble;
@@ -20,6 +21,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
+use postgres::PostgresLedger;
 use sqlite::SqliteLedger;
 
 use crate::job::{
@@ -277,6 +279,7 @@ pub struct StatRow {
 /// The databases there are, by the scheme of their URL.
 enum Database {
     Sqlite,
+    Postgres,
 }
 
 impl Database {
@@ -285,11 +288,12 @@ impl Database {
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
         match scheme {
             "sqlite" => Ok(Self::Sqlite),
+            "postgres" | "postgresql" => Ok(Self::Postgres),
             "" => Err(LedgerError::Refused(
-                "ledger.url names no database: sqlite://… is one".to_owned(),
+                "ledger.url names no database: sqlite://… and postgres://… do".to_owned(),
             )),
             other => Err(LedgerError::Refused(format!(
-                "ledger.url: {other}: is no ledger that this version has; sqlite: is one"
+                "ledger.url: {other}: is no ledger that this version has; sqlite: and postgres: are"
             ))),
         }
     }
@@ -303,6 +307,7 @@ pub async fn open(
 ) -> Result<Arc<dyn Ledger>, LedgerError> {
     match Database::of(url)? {
         Database::Sqlite => Ok(Arc::new(SqliteLedger::open(url, owner, lease).await?)),
+        Database::Postgres => Ok(Arc::new(PostgresLedger::open(url, owner, lease).await?)),
     }
 }
 
@@ -316,6 +321,9 @@ pub async fn open_existing(
         Database::Sqlite => Ok(Arc::new(
             SqliteLedger::open_existing(url, owner, lease).await?,
         )),
+        Database::Postgres => Ok(Arc::new(
+            PostgresLedger::open_existing(url, owner, lease).await?,
+        )),
     }
 }
 
@@ -323,6 +331,7 @@ pub async fn open_existing(
 pub async fn migrate(url: &str) -> Result<(), LedgerError> {
     match Database::of(url)? {
         Database::Sqlite => sqlite::migrate(url).await,
+        Database::Postgres => postgres::migrate(url).await,
     }
 }
 
@@ -330,6 +339,7 @@ pub async fn migrate(url: &str) -> Result<(), LedgerError> {
 pub async fn pending(url: &str) -> Result<Vec<String>, LedgerError> {
     match Database::of(url)? {
         Database::Sqlite => sqlite::pending(url).await,
+        Database::Postgres => postgres::pending(url).await,
     }
 }
 

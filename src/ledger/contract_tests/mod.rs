@@ -28,6 +28,9 @@ pub(super) trait TestDatabase: Send + Sync {
 
     /// Makes every lease and every ending that much older.
     async fn pass(&self, time: Duration);
+
+    /// Leaves nothing behind.
+    async fn end(self);
 }
 
 pub(super) fn owner(worker: &str) -> Owner {
@@ -69,8 +72,9 @@ macro_rules! ledger_contract {
         $(
             #[tokio::test]
             async fn $name() {
-                if let Some(database) = $new(stringify!($name)).await {
+                if let Some(database) = $new().await {
                     $crate::ledger::contract_tests::$name(&database).await;
+                    database.end().await;
                 }
             }
         )*

@@ -53,9 +53,11 @@ impl TestDatabase for Database {
             .await
             .unwrap();
     }
+
+    async fn end(self) {}
 }
 
-async fn migrated(_: &str) -> Option<Database> {
+async fn migrated() -> Option<Database> {
     let database = Database::new();
     migrate(&database.url).await.unwrap();
     Some(database)
@@ -65,7 +67,7 @@ ledger_contract!(migrated);
 
 #[tokio::test]
 async fn every_statement_can_be_prepared() {
-    let database = migrated("").await.unwrap();
+    let database = migrated().await.unwrap();
     let ledger = database.open("a").await;
     let statements = [
         write::INSERT,
@@ -101,7 +103,7 @@ async fn every_statement_can_be_prepared() {
 
 #[tokio::test]
 async fn every_list_is_a_range_of_the_index_that_leads_it() {
-    let database = migrated("").await.unwrap();
+    let database = migrated().await.unwrap();
     let ledger = database.open("a").await;
     for planned in listing::every_query(SqliteLedger::COLUMNS) {
         let explain = Query {
@@ -180,7 +182,7 @@ async fn what_can_be_no_ledger_is_refused_with_a_reason() {
 
 #[tokio::test]
 async fn a_file_that_cannot_be_written_is_down_and_not_refused() {
-    let database = migrated("").await.unwrap();
+    let database = migrated().await.unwrap();
     let ledger = database.open("a").await;
     sqlx::query("pragma query_only = on")
         .execute(&ledger.writer)
@@ -204,7 +206,7 @@ async fn a_file_that_cannot_be_written_is_down_and_not_refused() {
 
 #[tokio::test]
 async fn a_commit_is_on_disk_before_it_is_answered() {
-    let database = migrated("").await.unwrap();
+    let database = migrated().await.unwrap();
     let ledger = database.open("a").await;
     let pragma =
         async |sql: &'static str| sqlx::query(sql).fetch_one(&ledger.writer).await.unwrap();
@@ -217,7 +219,7 @@ async fn a_commit_is_on_disk_before_it_is_answered() {
 
 #[tokio::test]
 async fn many_jobs_at_once_are_all_in_the_file_when_the_writer_has_closed() {
-    let database = migrated("").await.unwrap();
+    let database = migrated().await.unwrap();
     let metrics = Arc::new(Metrics::try_new(1).unwrap());
     let settings = WriterSettings {
         lease: LEASE,

@@ -15,7 +15,7 @@ use crate::{
     job::{JobId, Timestamp},
     ledger::{
         Claim, ClaimRequest, Committed, Ending, Fence,
-        batch::{self, Claims, clean},
+        batch::{self, Claims, clean, clean_code},
         decision::{self, Taking},
         record::{self, claim_columns, record_columns},
     },
@@ -205,7 +205,7 @@ pub(super) async fn commit(
             ending.state.is_final(),
             ending.keeps_error(),
             failure.map(|failure| failure.class.as_str()),
-            failure.map(|failure| clean(&failure.code)),
+            failure.map(|failure| clean_code(&failure.code)),
             failure.map(|failure| clean(&failure.message)),
             failure.and_then(|failure| failure.request_id.as_deref().map(clean)),
             ending.result.as_ref().map(serde_json::Value::to_string),

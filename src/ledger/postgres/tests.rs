@@ -1,0 +1,306 @@
+//! The contract on a PostgreSQL server, and what only a server can get wrong.
+//!
+//! The server is named by `BRIGADE_TEST_POSTGRES_URL` (`scripts/postgres run -- CMD` starts one); without
+//! it nothing of this is tested. Every test has a schema of its own.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use futures_util::future::join_all;
+use sqlx::{Executor, Row, SqlSafeStr, Statement as _};
+
+use super::*;
+use crate::{
+    job::State,
+    ledger::{
+        contract_tests::{self, LEASE, TestDatabase, ledger_contract, owner},
+        listing::Planned,
+        writer::{LedgerWriter, WriterSettings},
+    },
+    metrics::Metrics,
+};
+
+struct Database {
+    server: String,
+    schema: String,
+    url: String,
+}
+
+impl Database {
+    async fn new() -> Option<Self> {
+        static SCHEMAS: AtomicU32 = AtomicU32::new(0);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the server of these tests is no setting"
+        )]
+        let server = std::env::var("BRIGADE_TEST_POSTGRES_URL").ok()?;
+        let number = SCHEMAS.fetch_add(1, Ordering::Relaxed);
+        let schema = format!("brigade_test_{}_{number}", std::process::id());
+        let mark = if server.contains('?') { '&' } else { '?' };
+        let url = format!("{server}{mark}options[search_path]={schema}");
+        let database = Self {
+            server,
+            schema,
+            url,
+        };
+        database
+            .run(&format!("create schema {}", database.schema))
+            .await;
+        Some(database)
+    }
+
+    async fn run(&self, sql: &str) {
+        let mut connection = options(&self.server).unwrap().connect().await.unwrap();
+        connection.execute(AssertSqlSafe(sql)).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
+    async fn open(&self, worker: &str) -> PostgresLedger {
+        PostgresLedger::open(&self.url, owner(worker), LEASE)
+            .await
+            .unwrap()
+    }
+}
+
+#[async_trait]
+impl TestDatabase for Database {
+    async fn ledger(&self, worker: &str) -> Arc<dyn Ledger> {
+        Arc::new(self.open(worker).await)
+    }
+
+    async fn pass(&self, time: Duration) {
+        let Self { schema, .. } = self;
+        let micros = time.as_micros();
+        let older = format!(
+            "update {schema}.jobs set leased_until = leased_until - {micros}, \
+            finished_at = finished_at - {micros}"
+        );
+        self.run(&older).await;
+    }
+
+    async fn end(self) {
+        self.run(&format!("drop schema {} cascade", self.schema))
+            .await;
+    }
+}
+
+async fn migrated() -> Option<Database> {
+    let database = Database::new().await?;
+    migrate(&database.url).await.unwrap();
+    Some(database)
+}
+
+ledger_contract!(migrated);
+
+#[tokio::test]
+async fn every_statement_can_be_prepared() {
+    let Some(database) = migrated().await else {
+        return;
+    };
+    let ledger = database.open("a").await;
+    let statements = [
+        write::INSERT,
+        write::LOOK,
+        write::TAKE,
+        write::COMMIT,
+        write::RENEW,
+        write::NOTE_BURIED,
+        write::PURGE,
+        write::PROBE,
+        listing::STATS,
+    ];
+    for sql in statements {
+        let prepared = ledger.writer.prepare(sql.into_sql_str()).await;
+        assert!(prepared.is_ok(), "{sql}: {:?}", prepared.err());
+    }
+    for Planned { query, .. } in listing::every_query(PostgresLedger::COLUMNS) {
+        let sql = AssertSqlSafe(query.sql.clone());
+        let prepared = ledger.readers.prepare(sql.into_sql_str()).await;
+        assert!(prepared.is_ok(), "{}: {:?}", query.sql, prepared.err());
+        let parameters = prepared
+            .unwrap()
+            .parameters()
+            .map(|known| known.left().map(<[_]>::len));
+        assert_eq!(parameters, Some(Some(query.values.len())), "{}", query.sql);
+    }
+    database.end().await;
+}
+
+/// An empty table has no statistics, and would be read from end to end for ever after by a plan that was
+/// made for it.
+#[tokio::test]
+async fn rows_are_found_by_their_id_from_the_first_one_on() {
+    let Some(database) = migrated().await else {
+        return;
+    };
+    let ledger = database.open("a").await;
+    let no_columns = ["null"; 13];
+    for (name, sql, parameters) in [
+        ("look", write::LOOK, 1),
+        ("take", write::TAKE, 10),
+        ("commit", write::COMMIT, 13),
+        ("renew", write::RENEW, 3),
+        ("note_buried", write::NOTE_BURIED, 2),
+    ] {
+        let mut connection = ledger.writer.acquire().await.unwrap();
+        let prepare = format!("prepare {name} as {sql}");
+        connection
+            .execute(sqlx::raw_sql(AssertSqlSafe(prepare)))
+            .await
+            .unwrap();
+        let values = no_columns[..parameters].join(", ");
+        let explain = format!("explain execute {name}({values})");
+        let plan = sqlx::raw_sql(AssertSqlSafe(explain))
+            .fetch_all(&mut *connection)
+            .await
+            .unwrap();
+        let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
+        let plan = plan.join("\n");
+        assert!(plan.contains("Index Cond: (id = "), "{name}:\n{plan}");
+    }
+    database.end().await;
+}
+
+#[tokio::test]
+async fn a_fleet_may_migrate_at_once() {
+    let Some(database) = Database::new().await else {
+        return;
+    };
+    assert_eq!(pending(&database.url).await.unwrap(), ["0001_jobs"]);
+    let error = PostgresLedger::open(&database.url, owner("a"), LEASE)
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("brigade migrate"), "{error}");
+    for migrated in join_all((0..8).map(|_| migrate(&database.url))).await {
+        migrated.unwrap();
+    }
+    assert!(pending(&database.url).await.unwrap().is_empty());
+    migrate(&database.url).await.unwrap();
+    database.open("a").await.probe().await.unwrap();
+    database.end().await;
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_reached_is_down_and_its_password_is_not_shown() {
+    // Nothing listens on the discard port.
+    let url = "postgres://me:secret@127.0.0.1:9/db";
+    let error = pending(url).await.unwrap_err();
+    assert!(matches!(error, LedgerError::Down(_)), "{error}");
+    assert!(!error.to_string().contains("secret"), "{error}");
+    let error = pending("postgres://me:secret@[/db").await.unwrap_err();
+    assert!(matches!(error, LedgerError::Refused(_)), "{error}");
+    assert!(!error.to_string().contains("secret"), "{error}");
+}
+
+#[tokio::test]
+async fn a_connection_that_broke_is_down_and_the_next_one_is_well() {
+    let Some(database) = migrated().await else {
+        return;
+    };
+    let ledger = database.open("a").await;
+    let pid: i32 = sqlx::query_scalar("select pg_backend_pid()")
+        .fetch_one(&ledger.writer)
+        .await
+        .unwrap();
+    // Waits until it has ended.
+    database
+        .run(&format!("select pg_terminate_backend({pid}, 10000)"))
+        .await;
+    let error = ledger.probe().await.unwrap_err();
+    assert!(matches!(error, LedgerError::Down(_)), "{error}");
+    ledger.probe().await.unwrap();
+    database.end().await;
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_written_is_down_and_not_refused() {
+    let Some(database) = migrated().await else {
+        return;
+    };
+    let ledger = database.open("a").await;
+    sqlx::query("set default_transaction_read_only = on")
+        .execute(&ledger.writer)
+        .await
+        .unwrap();
+    let error = ledger.probe().await.unwrap_err();
+    assert!(matches!(error, LedgerError::Down(_)), "{error}");
+    sqlx::query("set default_transaction_read_only = off")
+        .execute(&ledger.writer)
+        .await
+        .unwrap();
+    // A schema that is gone says nothing about a job.
+    database
+        .run(&format!("drop table {}.ledger_probe", database.schema))
+        .await;
+    let error = ledger.probe().await.unwrap_err();
+    assert!(matches!(error, LedgerError::Down(_)), "{error}");
+    database.end().await;
+}
+
+#[tokio::test]
+async fn workers_that_lock_rows_in_different_orders_both_get_through() {
+    let Some(database) = migrated().await else {
+        return;
+    };
+    let (a, b) = (database.open("a").await, database.open("b").await);
+    let requests: Vec<_> = (0..40)
+        .map(|number| contract_tests::request(&format!("j{number:02}")))
+        .collect();
+    let mut held = Vec::new();
+    for (request, claim) in requests.iter().zip(a.claim(&requests).await.unwrap()) {
+        let Claim::Taken(taken) = claim else {
+            panic!("{claim:?}")
+        };
+        held.push((request.id.clone(), taken.fence));
+    }
+    let reversed: Vec<_> = held.iter().rev().cloned().collect();
+    for _ in 0..50 {
+        let (one, other) = tokio::join!(a.renew(&held), b.renew(&reversed));
+        assert_eq!(one.unwrap(), [true; 40]);
+        assert_eq!(other.unwrap(), [true; 40]);
+    }
+    database.end().await;
+}
+
+#[tokio::test]
+async fn a_fleet_of_writers_finishes_every_job_once() {
+    let Some(database) = migrated().await else {
+        return;
+    };
+    let metrics = Arc::new(Metrics::try_new(1).unwrap());
+    let mut writers = Vec::new();
+    for worker in ["a", "b", "c"] {
+        let ledger = database.ledger(worker).await;
+        let settings = WriterSettings {
+            lease: LEASE,
+            ..WriterSettings::default()
+        };
+        writers.push(LedgerWriter::start(ledger, settings, Arc::clone(&metrics)));
+    }
+    // Every job is delivered to every worker.
+    let run = async |writer: &LedgerWriter, number: u32| {
+        let request = contract_tests::request(&format!("j{number}"));
+        let id = request.id.clone();
+        let Claim::Taken(taken) = writer.claim(request).await.unwrap() else {
+            return 0;
+        };
+        let done = contract_tests::ending(id.as_str(), taken, State::Completed);
+        let committed = writer.commit(done).await.unwrap();
+        assert!(matches!(committed, Committed::Recorded(_)), "{id}");
+        1
+    };
+    let jobs = writers
+        .iter()
+        .flat_map(|writer| (0..300).map(|number| run(writer, number)));
+    let ran: u32 = join_all(jobs).await.into_iter().sum();
+    assert_eq!(ran, 300);
+    for writer in writers {
+        writer.close().await;
+    }
+    let stats = database.open("d").await.stats().await.unwrap();
+    let counts: Vec<_> = stats.iter().map(|row| (row.state, row.count)).collect();
+    assert_eq!(counts, [(State::Completed, 300)]);
+    database.end().await;
+}
