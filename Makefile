@@ -21,7 +21,7 @@ dev: build ## RabbitMQ, S3, SQLite, worker and status page until Ctrl-C
 	@scripts/rabbitmq run -- $(BRIGADE) dev
 
 .PHONY: test
-test: ## everything that is checked: format, lints, dependencies, all tests against a private RabbitMQ
+test: ## everything that is checked: format, lints, dependencies, all tests against a private RabbitMQ and PostgreSQL
 	@echo "Checking the format…"
 	cargo fmt --check
 	echo "Checking the dependencies…"
@@ -30,7 +30,7 @@ test: ## everything that is checked: format, lints, dependencies, all tests agai
 	echo "Linting (about 4 minutes the first time)…"
 	cargo clippy --locked --all-targets --features failpoints -- -D warnings
 	echo "Testing (builds for about 5 minutes the first time)…"
-	scripts/rabbitmq run -- cargo test --locked --features failpoints -- --test-threads 6
+	scripts/postgres run -- scripts/rabbitmq run -- cargo test --locked --features failpoints -- --test-threads 6
 
 .PHONY: check
 check: ## the quick loop while you write: format, lints, unit tests; no broker

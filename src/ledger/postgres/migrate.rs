@@ -11,8 +11,11 @@ pub async fn migrate(url: &str) -> Result<(), LedgerError> {
         return Ok(());
     }
     let mut connection = connect(url).await?;
-    // Migrator takes the lock; a connection that is dropped on the way gives it back.
-    let applied = migrations::postgres().run(&mut connection).await;
+    // The migrator takes the lock; a connection that is dropped on the way gives it back. Not `run`: the
+    // compiler can't see that its future may move between threads.
+    let applied = migrations::postgres()
+        .run_direct(None, &mut connection, false)
+        .await;
     applied.map_err(|error| LedgerError::Down(format!("the migration failed: {error}")))?;
     connection.close().await.map_err(down)
 }
