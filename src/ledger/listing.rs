@@ -8,10 +8,10 @@
 use async_trait::async_trait;
 
 use super::{Cursor, JobFilter, JobRecord, LedgerError, Page};
-use crate::job::{JobId, OperationName, State};
+use crate::job::{JobId, OperationName, State, Timestamp};
 
 /// Counting the matches of a filter stops here: from then on it doesn't matter how many more there are.
-const MANY: i64 = 30_000;
+const MANY: i64 = 20_000;
 
 /// Jobs counted by lane, state and error code, in that order of columns.
 pub(super) const STATS: &str = "\
@@ -134,16 +134,7 @@ fn page(filter: &JobFilter, lead: &Lead, columns: &str) -> Query {
     query.push("select ");
     query.push(columns);
     query.push(" from jobs where ");
-    query.lead(lead);
-    query.times(filter, lead);
-    let (time, id) = order(lead);
-    if let Some(cursor) = &filter.after {
-        query.push(&format!(" and ({time}, {id}) < ("));
-        query.value(Value::Number(cursor.enqueued_at.as_micros()));
-        query.push(", ");
-        query.value(Value::Text(cursor.id.as_str().to_owned()));
-        query.push(")");
-    }
+    query.range(lead, filter);
     // `|| ''` keeps a database from leading with this column's index instead.
     let mut also = |column: &str, value: &str| {
         query.push(&format!(" and {column} || '' = "));
@@ -183,25 +174,23 @@ fn page(filter: &JobFilter, lead: &Lead, columns: &str) -> Query {
         query.push(" and ");
         query.prefix("key || ''", prefix);
     }
-    query.push(&format!(" order by {time} desc, {id} desc limit "));
+    query.push(match lead {
+        Lead::Time => " order by enqueued_at desc, id desc limit ",
+        Lead::State(_) => " order by state desc, enqueued_at desc, id desc limit ",
+        Lead::Operation(_) => " order by operation desc, enqueued_at desc, id desc limit ",
+        Lead::Bucket(_) => " order by bucket desc, enqueued_at desc, id desc limit ",
+        Lead::Code(_) => " order by error_code desc, enqueued_at desc, id desc limit ",
+        Lead::KeyPrefix(_) => " order by enqueued_at + 0 desc, id || '' desc limit ",
+    });
     query.value(Value::Number(i64::from(filter.limit.max(1)) + 1));
     query
-}
-
-/// The columns of the list's order, written so that a database takes the lead's index and no other.
-fn order(lead: &Lead) -> (&'static str, &'static str) {
-    match lead {
-        Lead::KeyPrefix(_) => ("enqueued_at + 0", "id || ''"),
-        _ => ("enqueued_at", "id"),
-    }
 }
 
 /// How many jobs the lead matches, counted to [`MANY`] only.
 fn few(filter: &JobFilter, lead: &Lead) -> Query {
     let mut query = Query::default();
     query.push("select count(*) from (select 1 from jobs where ");
-    query.lead(lead);
-    query.times(filter, lead);
+    query.range(lead, filter);
     query.push(" limit ");
     query.value(Value::Number(MANY));
     query.push(") as few");
@@ -226,29 +215,91 @@ impl Query {
         self.sql.push_str(&format!("${}", self.values.len()));
     }
 
-    fn lead(&mut self, lead: &Lead) {
-        let (column, text) = match lead {
-            Lead::Time => return self.push("true"),
-            Lead::KeyPrefix(prefix) => return self.prefix("key", prefix),
+    /// The lead's jobs in the filter's time, after its cursor.
+    fn range(&mut self, lead: &Lead, filter: &JobFilter) {
+        let (column, value) = match lead {
+            Lead::KeyPrefix(prefix) => return self.keys(prefix, filter),
+            Lead::Time => return self.slice(None, filter),
             Lead::State(state) => ("state", state.as_str()),
             Lead::Operation(name) => ("operation", name.as_str()),
             Lead::Bucket(bucket) => ("bucket", bucket.as_str()),
             Lead::Code(code) => ("error_code", code.as_str()),
         };
-        self.push(column);
-        self.push(" = ");
-        self.value(Value::Text(text.to_owned()));
+        self.slice(Some((column, value)), filter);
+        if let Lead::Code(_) = lead {
+            // What its index is made of.
+            self.push(" and error_code is not null");
+        }
     }
 
-    fn times(&mut self, filter: &JobFilter, lead: &Lead) {
-        let (time, _) = order(lead);
-        if let Some(since) = filter.since {
-            self.push(&format!(" and {time} >= "));
-            self.value(Value::Number(since.as_micros()));
+    /// One slice of an index whose columns are the lead's, the time and the id. It is written as a range of
+    /// those columns together, never as `column = value`: then no other index has the same order, and
+    /// no planner takes the one by time because it believes the value to be frequent.
+    fn slice(&mut self, lead: Option<(&str, &str)>, filter: &JobFilter) {
+        let time = |time: Timestamp| Value::Number(time.as_micros());
+        let since = filter.since.map(time);
+        self.bound(
+            lead,
+            ">=",
+            &["enqueued_at"][..usize::from(since.is_some())],
+            since,
+        );
+        self.push(" and ");
+        // Of two ends the earlier holds; a planner might begin at the later one.
+        let cursor = |cursor: &&Cursor| filter.until.is_none_or(|until| cursor.enqueued_at < until);
+        if let Some(cursor) = filter.after.as_ref().filter(cursor) {
+            let id = Value::Text(cursor.id.as_str().to_owned());
+            let last = [time(cursor.enqueued_at), id];
+            self.bound(lead, "<", &["enqueued_at", "id"], last);
+        } else if let Some(until) = filter.until {
+            self.bound(lead, "<", &["enqueued_at"], [time(until)]);
+        } else {
+            self.bound(lead, "<=", &[], []);
         }
-        if let Some(until) = filter.until {
-            self.push(&format!(" and {time} < "));
-            self.value(Value::Number(until.as_micros()));
+    }
+
+    /// One end of a slice.
+    fn bound(
+        &mut self,
+        lead: Option<(&str, &str)>,
+        comparison: &str,
+        columns: &[&str],
+        values: impl IntoIterator<Item = Value>,
+    ) {
+        let names: Vec<&str> = lead
+            .iter()
+            .map(|(column, _)| *column)
+            .chain(columns.iter().copied())
+            .collect();
+        if names.is_empty() {
+            return self.push("true");
+        }
+        self.push(&format!("({}) {comparison} (", names.join(", ")));
+        let lead = lead.map(|(_, value)| Value::Text(value.to_owned()));
+        for (position, value) in lead.into_iter().chain(values).enumerate() {
+            if position > 0 {
+                self.push(", ");
+            }
+            self.value(value);
+        }
+        self.push(")");
+    }
+
+    /// The keys of a prefix. Their index is not in the order of time, so time is checked key by key.
+    fn keys(&mut self, prefix: &str, filter: &JobFilter) {
+        self.prefix("key", prefix);
+        for (comparison, time) in [(">=", filter.since), ("<", filter.until)] {
+            if let Some(time) = time {
+                self.push(&format!(" and enqueued_at + 0 {comparison} "));
+                self.value(Value::Number(time.as_micros()));
+            }
+        }
+        if let Some(cursor) = &filter.after {
+            self.push(" and (enqueued_at + 0, id || '') < (");
+            self.value(Value::Number(cursor.enqueued_at.as_micros()));
+            self.push(", ");
+            self.value(Value::Text(cursor.id.as_str().to_owned()));
+            self.push(")");
         }
     }
 
@@ -280,21 +331,21 @@ fn after_prefix(prefix: &str) -> Option<String> {
     None
 }
 
-/// A query that [`list`] may make, the index that is to lead it, and whether what it finds is sorted.
+/// A query that [`list`] may make, the index that is to lead it, whether all of that index is its range,
+/// and whether what it finds is sorted.
 #[cfg(test)]
 pub(super) struct Planned {
     pub(super) query: Query,
     pub(super) index: &'static str,
+    pub(super) all: bool,
     pub(super) sorts: bool,
 }
 
 /// Every query there is: each combination of filters with each lead that it allows.
 #[cfg(test)]
 pub(super) fn every_query(columns: &str) -> Vec<Planned> {
-    use crate::job::Timestamp;
-
     let time = Timestamp::from_micros(1);
-    let mut all = Vec::new();
+    let mut planned = Vec::new();
     for bits in 0..512_u32 {
         let set = |bit: u32| bits & (1 << bit) != 0;
         let text = |bit: u32| set(bit).then(|| "x".to_owned());
@@ -327,23 +378,28 @@ pub(super) fn every_query(columns: &str) -> Vec<Planned> {
                 Lead::Code(_) => ("jobs_by_code", false),
                 Lead::KeyPrefix(_) => ("jobs_by_key", true),
             };
+            let bounded =
+                filter.since.is_some() || filter.until.is_some() || filter.after.is_some();
+            let all = lead == Lead::Time && !bounded;
             let query = page(&filter, &lead, columns);
-            all.push(Planned {
+            planned.push(Planned {
                 query,
                 index,
+                all,
                 sorts,
             });
             if lead != Lead::Time {
                 let query = few(&filter, &lead);
-                all.push(Planned {
+                planned.push(Planned {
                     query,
                     index,
+                    all,
                     sorts: false,
                 });
             }
         }
     }
-    all
+    planned
 }
 
 #[cfg(test)]

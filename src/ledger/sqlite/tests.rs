@@ -113,7 +113,13 @@ async fn every_list_is_a_range_of_the_index_that_leads_it() {
         let rows = bound(&explain).fetch_all(&ledger.readers).await.unwrap();
         let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
         let plan = plan.join("; ");
+        let how = if planned.all { "SCAN" } else { "SEARCH" };
         let index = format!("INDEX {}", planned.index);
+        assert!(
+            plan.contains(&format!("{how} jobs USING")),
+            "{}\n{plan}",
+            explain.sql
+        );
         assert!(plan.contains(&index), "{}\n{plan}", explain.sql);
         let sorts = plan.contains("TEMP B-TREE");
         assert_eq!(sorts, planned.sorts, "{}\n{plan}", explain.sql);
