@@ -1,7 +1,8 @@
 //! `jobs list`: which index answers a filter, and the SQL for it. The same text for every database.
 //!
-//! Every filter is a range of one index that is in the list's order already, so a page costs what it
-//! shows. With several filters the one that matches least leads, and the others are checked row by row;
+//! Every filter but one is a range of one index that is in the list's order already, so a page costs what
+//! it shows. Keys of a prefix are sorted, unless there are more than [`MANY`]: then the newest jobs are
+//! looked through for them. With several filters the one that matches least leads, and the others are checked row by row;
 //! which that is, a count that stops early tells. Two filters that each match more than [`MANY`] jobs, but
 //! hardly one together, are the case that stays slow.
 

@@ -31,7 +31,9 @@ use crate::job::{
 /// A SQL database that keeps the jobs. All times are the database's.
 #[async_trait]
 pub trait Ledger: fmt::Debug + Send + Sync + 'static {
-    /// Claims jobs in one transaction. No id stands in it twice. Answers in the order of the requests.
+    /// Claims jobs, a batch for the price of one. No id stands in it twice. Answers in the order of the requests.
+    /// After an error some may be claimed all the same: their owner may claim them again, which counts as no
+    /// unfinished claim.
     async fn claim(&self, requests: &[ClaimRequest]) -> Result<Vec<Claim>, LedgerError>;
 
     /// Records endings in one transaction. No id stands in it twice. Answers in the order given. An ending
