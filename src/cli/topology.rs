@@ -1,4 +1,4 @@
-//! `brigade topology apply|check`: declares exchanges and queues, or compares them.
+//! `brigade topology apply|check|export`: declares exchanges and queues, compares or prints them.
 
 use clap::{Args, Subcommand};
 
@@ -21,18 +21,26 @@ enum TopologyCommand {
     Apply,
     /// Compare, change nothing, and exit 1 on differences
     Check,
+    /// Print as RabbitMQ definitions, for `rabbitmqctl import_definitions`; asks no broker
+    Export,
 }
 
 pub(super) async fn run(shared: &Shared, args: TopologyArgs) -> Outcome {
     let settings = shared.load(Vec::new())?.settings;
     let (url, prefix) = (&settings.amqp.url, settings.amqp.prefix.as_str());
-    let work = async {
-        match args.command {
-            TopologyCommand::Apply => topology::apply(url, prefix).await,
-            TopologyCommand::Check => topology::check(url, prefix).await,
+    let worked = match args.command {
+        TopologyCommand::Apply => {
+            tokio::time::timeout(shared.timeout, topology::apply(url, prefix)).await
+        }
+        TopologyCommand::Check => {
+            tokio::time::timeout(shared.timeout, topology::check(url, prefix)).await
+        }
+        TopologyCommand::Export => {
+            print(format!("{:#}", topology::export(prefix)))?;
+            return Ok(Exit::Done);
         }
     };
-    let differences = match tokio::time::timeout(shared.timeout, work).await {
+    let differences = match worked {
         Ok(Ok(differences)) => differences,
         Ok(Err(error)) => return Err(CommandError::unreachable(error)),
         Err(_) => {

@@ -67,6 +67,35 @@ pub fn decode(message: &Message, lane: Lane, rules: &Rules, now: Timestamp) -> R
     }
 }
 
+/// What can be read of a message, without judging it: for people who look at dead letters.
+pub fn glance(message: &Message) -> Known {
+    let mut known = Known {
+        id: message
+            .message_id
+            .as_deref()
+            .and_then(|id| JobId::parse(id).ok()),
+        ..Known::default()
+    };
+    if let Ok(form) = Form::of(message)
+        && let Ok(map) = form.json(message)
+    {
+        known.read(&map);
+        if form == Form::Binary {
+            known.operation.get_or_insert(OperationName::PutObject);
+        }
+    }
+    known
+}
+
+impl Known {
+    fn read(&mut self, map: &Map<String, Value>) {
+        let text = |name| map.get(name).and_then(Value::as_str);
+        self.bucket = text("bucket").map(str::to_owned);
+        self.key = text("key").map(str::to_owned);
+        self.operation = text("operation").and_then(OperationName::parse);
+    }
+}
+
 type Step<T> = Result<T, (DeadReason, String)>;
 
 fn malformed(message: impl Into<String>) -> (DeadReason, String) {
@@ -95,12 +124,7 @@ fn read(
 
     let form = Form::of(message)?;
     let mut map = form.json(message)?;
-    let as_text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
-    (known.bucket, known.key) = (as_text(map.get("bucket")), as_text(map.get("key")));
-    known.operation = map
-        .get("operation")
-        .and_then(Value::as_str)
-        .and_then(OperationName::parse);
+    known.read(&map);
 
     let mut fields = Fields::new(&mut map, "");
     check_version(&mut fields)?;

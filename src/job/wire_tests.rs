@@ -460,3 +460,21 @@ proptest! {
         prop_assert!(decode(&sent, lane, &rules(), NOW).is_err());
     }
 }
+
+#[test]
+fn a_glance_reads_what_it_can_of_any_message() {
+    let known = glance(&message(
+        &json!({"version": 9, "operation": "get_object", "bucket": "b", "key": 7}),
+    ));
+    assert_eq!(known.bucket.as_deref(), Some("b"));
+    assert_eq!(known.operation, Some(OperationName::GetObject));
+    assert_eq!(known.key, None);
+    let known = glance(&binary(&json!({"bucket": "b", "key": "k"}), b"\xff"));
+    assert_eq!(known.operation, Some(OperationName::PutObject));
+    assert_eq!(known.key.as_deref(), Some("k"));
+    let nonsense = Message {
+        body: Bytes::from_static(b"\xff{"),
+        ..Message::default()
+    };
+    assert_eq!(glance(&nonsense), Known::default());
+}

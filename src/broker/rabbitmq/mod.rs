@@ -6,6 +6,7 @@
 
 mod connection;
 mod consumer;
+mod dead;
 mod message;
 mod producer;
 mod publisher;
@@ -26,6 +27,7 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use connection::{Endpoint, Keeper, Slot};
+pub use dead::{DeadLetter, DeadQueues, QueueLook, Walk, WalkError};
 pub use producer::{ConnectError, Producer, RequestError};
 use publisher::Publisher;
 use status::StatusBoard;

@@ -22,7 +22,7 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Why there was no connection; a sentence without the password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct ConnectError(String);
+pub struct ConnectError(pub(super) String);
 
 /// Why a request has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
