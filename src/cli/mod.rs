@@ -7,7 +7,9 @@
 )]
 
 mod batch;
+mod circuit;
 mod config;
+mod dead;
 #[cfg(feature = "dev")]
 mod dev;
 mod enqueue;
@@ -62,11 +64,15 @@ enum Command {
     Enqueue(enqueue::EnqueueArgs),
     /// Look at jobs in the ledger
     Jobs(jobs::JobsArgs),
+    /// Look at dead letters, replay or discard them
+    Dead(dead::DeadArgs),
+    /// Look at the circuit breakers of running workers, or force them
+    Circuit(circuit::CircuitArgs),
     /// Bring the ledger's schema up to date
     Migrate(migrate::MigrateArgs),
     /// Look at the effective settings
     Config(config::ConfigArgs),
-    /// Declare or compare exchanges and queues
+    /// Declare, compare or export exchanges and queues
     Topology(topology::TopologyArgs),
     /// Is the worker on http.listen alive? Exit 0 or 1
     Healthcheck,
@@ -198,6 +204,8 @@ async fn dispatch(cli: Cli) -> Outcome {
         Command::Worker(args) => worker::run(&shared, args).await,
         Command::Enqueue(args) => enqueue::run(&shared, args).await,
         Command::Jobs(args) => jobs::run(&shared, args).await,
+        Command::Dead(args) => dead::run(&shared, args).await,
+        Command::Circuit(args) => circuit::run(&shared, args).await,
         Command::Migrate(args) => migrate::run(&shared, args).await,
         Command::Config(args) => config::run(&shared, &args),
         Command::Topology(args) => topology::run(&shared, args).await,

@@ -1,0 +1,210 @@
+//! `brigade circuit show|force-open|force-closed|auto`: the breakers of running workers, over their HTTP
+//! servers. A breaker belongs to one process, so each worker is asked on its own.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use clap::{Args, Subcommand};
+use comfy_table::{Table, presets};
+use secrecy::ExposeSecret;
+use serde_json::{Map, Value, json};
+
+use super::{
+    CommandError, Exit, Outcome, Output, Shared,
+    output::{print, print_json},
+};
+use crate::{
+    config::Settings,
+    http::client::{self, Answer},
+    job::Circuit,
+    resilience::Mode,
+};
+
+/// Arguments of `brigade circuit`.
+#[derive(Debug, Args)]
+pub(super) struct CircuitArgs {
+    #[command(subcommand)]
+    command: CircuitCommand,
+    /// A worker's HTTP server, such as http://10.0.0.7:9464; may be repeated; default: http.listen
+    #[arg(long, global = true, value_name = "URL", value_parser = parse_url)]
+    url: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum CircuitCommand {
+    /// State and mode of each circuit
+    Show,
+    /// Refuse all calls until told otherwise
+    ForceOpen(Named),
+    /// Let all calls through, whatever fails
+    ForceClosed(Named),
+    /// Let the breaker decide again
+    Auto(Named),
+}
+
+#[derive(Debug, Args)]
+struct Named {
+    /// upload or download
+    #[arg(value_parser = parse_circuit)]
+    name: Circuit,
+}
+
+fn parse_circuit(name: &str) -> Result<Circuit, String> {
+    Circuit::parse(name).ok_or_else(|| "circuits are upload and download".to_owned())
+}
+
+/// The authority of a worker's URL.
+fn parse_url(url: &str) -> Result<String, String> {
+    let rule = "must be http://HOST:PORT; workers speak plain HTTP";
+    let authority = url.strip_prefix("http://").ok_or(rule)?;
+    let authority = authority.strip_suffix('/').unwrap_or(authority);
+    let port = authority.rsplit_once(':').map(|(_, port)| port);
+    match port.and_then(|port| port.parse::<u16>().ok()) {
+        Some(_) if !authority.contains(['/', '@']) => Ok(authority.to_owned()),
+        _ => Err(rule.to_owned()),
+    }
+}
+
+/// Where the worker of this machine is asked: an address that means all of them is reached by loopback.
+pub(super) fn authority(listen: SocketAddr) -> String {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port()).to_string()
+}
+
+pub(super) async fn run(shared: &Shared, args: CircuitArgs) -> Outcome {
+    let settings = shared.load(Vec::new())?.settings;
+    let mut urls = args.url;
+    if urls.is_empty() {
+        urls.push(authority(settings.http.listen));
+    }
+    let (mut workers, mut worst) = (Vec::new(), Exit::Done);
+    for authority in &urls {
+        match ask(shared, &settings, authority, &args.command).await {
+            Ok((worker, circuits)) => {
+                let url = format!("http://{authority}");
+                workers.push(json!({"url": url, "worker": worker, "circuits": circuits}));
+            }
+            Err(CommandError { exit, error }) => {
+                eprintln!("brigade: http://{authority}: {error:#}");
+                if worst != Exit::Unreachable {
+                    worst = exit;
+                }
+            }
+        }
+    }
+    match shared.output {
+        Output::Json => print_json(&json!({ "workers": workers }))?,
+        Output::Text if workers.is_empty() => {}
+        Output::Text => print(table_of(&workers))?,
+    }
+    Ok(worst)
+}
+
+/// The worker's name, when it was asked for, and circuits by name.
+async fn ask(
+    shared: &Shared,
+    settings: &Settings,
+    authority: &str,
+    command: &CircuitCommand,
+) -> Result<(Value, Map<String, Value>), CommandError> {
+    let (named, mode) = match command {
+        CircuitCommand::Show => {
+            let answer = client::get(authority, "/api/status", shared.timeout).await;
+            let mut status = understood(answer, settings)?;
+            return match status["circuits"].take() {
+                Value::Object(circuits) => Ok((status["worker"].take(), circuits)),
+                _ => Err(CommandError::new(Exit::Failed, "this is no worker")),
+            };
+        }
+        CircuitCommand::ForceOpen(named) => (named, Mode::ForceOpen),
+        CircuitCommand::ForceClosed(named) => (named, Mode::ForceClosed),
+        CircuitCommand::Auto(named) => (named, Mode::Auto),
+    };
+    let token = settings.http.admin_token.as_ref();
+    let token = token.map_or("", |token| token.expose_secret());
+    let name = named.name.as_str();
+    let path = format!("/api/circuits/{name}");
+    let body = json!({ "mode": mode.as_str() }).to_string();
+    let answer = client::post(authority, &path, token, &body, shared.timeout).await;
+    let circuit = understood(answer, settings)?;
+    let circuits = Map::from_iter([(name.to_owned(), circuit)]);
+    Ok((Value::Null, circuits))
+}
+
+/// The JSON of a 200; everything else is explained.
+fn understood(answer: std::io::Result<Answer>, settings: &Settings) -> Result<Value, CommandError> {
+    let answer = answer.map_err(CommandError::unreachable)?;
+    let said = answer.json();
+    let said = said["error"].as_str().unwrap_or("it gave no reason");
+    let cure = match (answer.code, &settings.http.admin_token) {
+        (200, _) => return Ok(answer.json()),
+        (401, None) => "set http.admin_token here to the worker's token",
+        (401, Some(_)) => "the http.admin_token of these settings is not the worker's",
+        (404, _) => {
+            "a worker without http.admin_token lets nobody move its circuits, and a worker has only \
+             the circuits of its lanes"
+        }
+        _ => "is this a worker's address?",
+    };
+    let message = format!("HTTP {}: {said}: {cure}", answer.code);
+    Err(CommandError::new(Exit::Failed, message))
+}
+
+fn table_of(workers: &[Value]) -> Table {
+    let mut table = Table::new();
+    let head = [
+        "worker",
+        "circuit",
+        "state",
+        "mode",
+        "failures",
+        "next probe",
+    ];
+    table.load_style(presets::NOTHING).set_header(head);
+    for worker in workers {
+        let name = worker["worker"].as_str().or(worker["url"].as_str());
+        for (circuit, it) in worker["circuits"].as_object().into_iter().flatten() {
+            let wait = it["retry_in_seconds"].as_f64();
+            table.add_row([
+                name.unwrap_or_default().to_owned(),
+                circuit.clone(),
+                it["state"].as_str().unwrap_or_default().to_owned(),
+                it["mode"].as_str().unwrap_or_default().to_owned(),
+                it["consecutive_failures"].to_string(),
+                wait.map_or_else(String::new, |seconds| format!("in {seconds} s")),
+            ]);
+        }
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workers_url_has_a_port_and_no_path() {
+        assert_eq!(parse_url("http://h:9464/").as_deref(), Ok("h:9464"));
+        assert_eq!(parse_url("http://[::1]:9464").as_deref(), Ok("[::1]:9464"));
+        for bad in [
+            "h:9464",
+            "https://h:9464",
+            "http://h",
+            "http://h:1/x",
+            "http://u@h:1",
+        ] {
+            assert!(parse_url(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_worker_that_listens_everywhere_is_asked_on_loopback() {
+        let of = |listen: &str| authority(listen.parse().unwrap());
+        assert_eq!(of("0.0.0.0:9464"), "127.0.0.1:9464");
+        assert_eq!(of("[::]:9464"), "[::1]:9464");
+        assert_eq!(of("10.1.2.3:80"), "10.1.2.3:80");
+    }
+}
