@@ -1,0 +1,157 @@
+//! `make drill`: what fails in the field fails here, against real worker processes, a real broker and a
+//! real S3 server; prints what became of the jobs, and exits 1 when a bound is broken.
+//!
+//! Takes the stage of the integration tests. `docs/explanation/failure-drills.md` has the method.
+
+#![allow(
+    dead_code,
+    unused_imports,
+    clippy::unwrap_used,
+    clippy::clone_on_ref_ptr,
+    clippy::disallowed_methods,
+    reason = "a drill that meets an error fails, and says where; it uses a part of the tests' stage"
+)]
+
+mod drills;
+#[path = "../it/messages.rs"]
+mod messages;
+#[path = "../it/process.rs"]
+mod process;
+#[path = "../it/rabbit.rs"]
+mod rabbit;
+mod scene;
+#[path = "../it/stage.rs"]
+mod stage;
+mod wire;
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Parser;
+use comfy_table::{CellAlignment, Table, presets};
+
+use self::scene::Shown;
+
+/// Breaks what breaks in the field, and accounts for every job.
+#[derive(Debug, Parser)]
+#[command(name = "drill")]
+struct Options {
+    /// Jobs a drill; at least so many that a worker has work for ten seconds
+    #[arg(long, default_value_t = 20_000)]
+    jobs: usize,
+    /// Seconds that S3 is away; its brown-out lasts half of it
+    #[arg(long, default_value = "60", value_parser = seconds)]
+    outage: Duration,
+    /// Only these drills
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+}
+
+fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
+    text.parse().map(Duration::from_secs)
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let names = drills::NAMES.into_iter();
+    let chosen = |name: &&str| options.only.is_empty() || options.only.iter().any(|it| it == name);
+    let mut rows = Vec::new();
+    let mut broken = Vec::new();
+    for name in names.filter(chosen) {
+        eprintln!("drill {name}: {} jobs…", options.jobs);
+        let shown = runtime.block_on(drills::run(name, &options));
+        broken.extend(
+            breaches(name, &shown)
+                .into_iter()
+                .map(|it| format!("{name}: {it}")),
+        );
+        rows.push(row(name, &shown));
+    }
+    println!("{}", table(rows));
+    for breach in &broken {
+        println!("BROKEN: {breach}");
+    }
+    ExitCode::from(u8::from(!broken.is_empty()))
+}
+
+/// The bounds that a drill has broken.
+fn breaches(name: &str, shown: &Shown) -> Vec<String> {
+    let mut broken = Vec::new();
+    let mut bound = |holds: bool, what: String| {
+        if !holds {
+            broken.push(what);
+        }
+    };
+    bound(shown.lost == 0, format!("{} jobs are lost", shown.lost));
+    bound(shown.dead == 0, format!("{} jobs are dead", shown.dead));
+    bound(
+        shown.twice == 0,
+        format!("{} effects took place twice", shown.twice),
+    );
+    if let Some(open) = shown.while_open {
+        let deliveries = shown.deliveries_per_job;
+        bound(
+            deliveries <= 2.0,
+            format!("{deliveries:.2} deliveries a job"),
+        );
+        let (calls, probes) = (open.calls, open.probes);
+        bound(
+            calls <= probes,
+            format!("{calls} S3 calls while open, {probes} probes"),
+        );
+        let full = shown.full_after;
+        let in_time = full.is_some_and(|after| after <= Duration::from_secs(5));
+        bound(
+            in_time,
+            format!("full throughput after {full:?}, not within 5 s"),
+        );
+    }
+    if name == "rolling-restart" {
+        let repeated = shown.repeated;
+        bound(
+            repeated == 0,
+            format!("{repeated} puts repeated though every worker drained"),
+        );
+    }
+    broken
+}
+
+fn row(name: &str, shown: &Shown) -> [String; 10] {
+    let none = || "-".to_owned();
+    let open = shown.while_open;
+    [
+        name.to_owned(),
+        shown.jobs.to_string(),
+        shown.lost.to_string(),
+        shown.dead.to_string(),
+        shown.twice.to_string(),
+        shown.repeated.to_string(),
+        format!("{:.2}", shown.deliveries_per_job),
+        open.map_or_else(none, |it| format!("{} of {} probes", it.calls, it.probes)),
+        shown
+            .full_after
+            .map_or_else(none, |it| format!("{:.1}", it.as_secs_f64())),
+        open.map_or_else(none, |it| format!("{:.2} %", it.cpu * 100.0)),
+    ]
+}
+
+fn table(rows: Vec<[String; 10]>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN).set_header([
+        "drill",
+        "jobs",
+        "lost",
+        "dead",
+        "twice",
+        "repeated puts",
+        "deliveries a job",
+        "S3 calls while open",
+        "full after, s",
+        "CPU while open",
+    ]);
+    table.add_rows(rows);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
