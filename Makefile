@@ -28,9 +28,18 @@ test: ## everything that is checked: format, lints, dependencies, all tests agai
 	scripts/dependency-check
 	scripts/cargo-deny
 	echo "Linting (about 4 minutes the first time)…"
-	cargo clippy --locked --all-targets --features failpoints -- -D warnings
+	cargo clippy --locked --all-targets --test drill --features failpoints -- -D warnings
 	echo "Testing (builds for about 5 minutes the first time)…"
 	scripts/postgres run -- scripts/rabbitmq run -- cargo test --locked --features failpoints -- --test-threads 6
+
+# RABBITMQ=4.0 or 4.3 for a newer broker (a chroot; root), ARGS for the drills: ARGS='--jobs 100000 --only s3-outage'.
+.PHONY: drill
+drill: ## break what breaks in the field, and account for every job: RABBITMQ=4.0|4.3, ARGS='--jobs N --only NAME'
+	@if [[ -n "$(RABBITMQ)" ]]; then
+	  RABBITMQ_ROOT=$$(scripts/rabbitmq-chroot "$(RABBITMQ)")
+	  export RABBITMQ_ROOT
+	fi
+	scripts/rabbitmq run -- cargo test --locked --test drill -- $(ARGS)
 
 .PHONY: check
 check: ## the quick loop while you write: format, lints, unit tests; no broker
