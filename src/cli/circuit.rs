@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     CommandError, Exit, Outcome, Output, Shared,
-    output::{print, print_json},
+    output::{print, print_json, say},
 };
 use crate::{
     config::Settings,
@@ -52,9 +52,9 @@ fn parse_circuit(name: &str) -> Result<Circuit, String> {
     Circuit::parse(name).ok_or_else(|| "circuits are upload and download".to_owned())
 }
 
-/// The authority of a worker's URL.
-fn parse_url(url: &str) -> Result<String, String> {
-    let rule = "must be http://HOST:PORT; workers speak plain HTTP";
+/// The authority of a plain HTTP URL.
+pub(super) fn parse_url(url: &str) -> Result<String, String> {
+    let rule = "must be http://HOST:PORT";
     let authority = url.strip_prefix("http://").ok_or(rule)?;
     let authority = authority.strip_suffix('/').unwrap_or(authority);
     let port = authority.rsplit_once(':').map(|(_, port)| port);
@@ -88,7 +88,7 @@ pub(super) async fn run(shared: &Shared, args: CircuitArgs) -> Outcome {
                 workers.push(json!({"url": url, "worker": worker, "circuits": circuits}));
             }
             Err(CommandError { exit, error }) => {
-                eprintln!("brigade: http://{authority}: {error:#}");
+                say(format!("http://{authority}: {error:#}"));
                 if worst != Exit::Unreachable {
                     worst = exit;
                 }

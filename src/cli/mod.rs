@@ -12,6 +12,7 @@ mod config;
 mod dead;
 #[cfg(feature = "dev")]
 mod dev;
+mod doctor;
 mod enqueue;
 mod healthcheck;
 mod jobs;
@@ -74,6 +75,8 @@ enum Command {
     Config(config::ConfigArgs),
     /// Declare, compare or export exchanges and queues
     Topology(topology::TopologyArgs),
+    /// What is wrong with broker, queues, S3 permissions, ledger and clocks, and how to mend it
+    Doctor(doctor::DoctorArgs),
     /// Is the worker on http.listen alive? Exit 0 or 1
     Healthcheck,
     /// Embedded S3, SQLite, a worker and the status page, for trying it out
@@ -209,6 +212,7 @@ async fn dispatch(cli: Cli) -> Outcome {
         Command::Migrate(args) => migrate::run(&shared, args).await,
         Command::Config(args) => config::run(&shared, &args),
         Command::Topology(args) => topology::run(&shared, args).await,
+        Command::Doctor(args) => doctor::run(&shared, args).await,
         Command::Healthcheck => healthcheck::run(&shared).await,
         #[cfg(feature = "dev")]
         Command::Dev => dev::playground(&shared).await,

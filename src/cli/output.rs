@@ -21,6 +21,11 @@ pub(super) fn print(text: impl std::fmt::Display) -> Result<(), CommandError> {
     print_bytes(format!("{text}\n").as_bytes())
 }
 
+/// Says something on standard error; work goes on when nobody listens there any more.
+pub(super) fn say(text: impl std::fmt::Display) {
+    drop(writeln!(std::io::stderr(), "brigade: {text}"));
+}
+
 /// Prints bytes as they are.
 pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), CommandError> {
     let mut out = std::io::stdout().lock();

@@ -1,9 +1,11 @@
-//! One request to a worker's own HTTP server: for `healthcheck`, `circuit` and the demo.
+//! One request to a worker's own HTTP server, or to RabbitMQ's management API: for `healthcheck`, `circuit`,
+//! `doctor` and the demo.
 //!
-//! Knows HTTP/1.0 without TLS, redirects or chunks, which is all that a worker speaks; no general client.
+//! Knows HTTP/1.0 without TLS, redirects or chunks, which is all that these need; no general client.
 
 use std::time::Duration;
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -31,6 +33,19 @@ impl Answer {
 /// Sends `GET path` to `authority` (`host:port`) and reads the whole answer, within `timeout`.
 pub async fn get(authority: &str, path: &str, timeout: Duration) -> std::io::Result<Answer> {
     let request = format!("GET {path} HTTP/1.0\r\nHost: {authority}\r\n\r\n");
+    exchange(authority, request.into_bytes(), timeout).await
+}
+
+/// The same with user and password (basic authentication).
+pub async fn get_as(
+    authority: &str,
+    path: &str,
+    (user, password): (&str, &str),
+    timeout: Duration,
+) -> std::io::Result<Answer> {
+    let login = BASE64_STANDARD.encode(format!("{user}:{password}"));
+    let request =
+        format!("GET {path} HTTP/1.0\r\nHost: {authority}\r\nAuthorization: Basic {login}\r\n\r\n");
     exchange(authority, request.into_bytes(), timeout).await
 }
 

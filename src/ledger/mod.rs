@@ -345,6 +345,22 @@ pub async fn pending(url: &str) -> Result<Vec<String>, LedgerError> {
     }
 }
 
+/// The database's time, to hold this machine's against; `None` for one without a clock of its own.
+pub async fn clock(url: &str) -> Result<Option<Timestamp>, LedgerError> {
+    match Database::of(url)? {
+        Database::Sqlite => Ok(None),
+        Database::Postgres => postgres::clock(url).await.map(Some),
+    }
+}
+
+/// Whether workers on several machines can share it.
+pub fn is_for_a_fleet(url: &str) -> Result<bool, LedgerError> {
+    match Database::of(url)? {
+        Database::Sqlite => Ok(false),
+        Database::Postgres => Ok(true),
+    }
+}
+
 /// Who claims: every claim of this process carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {

@@ -5,6 +5,7 @@
 //! error means is in `error.rs`. It knows nothing of queues and of the ledger; the lease is a question it
 //! is given to ask.
 
+pub mod checks;
 mod cleanup;
 mod client;
 mod error;

@@ -7,25 +7,30 @@ use serde_json::Value;
 
 use crate::stage::{self, Stage};
 
-fn brigade(stage: Option<&Stage>, arguments: &[&str]) -> Output {
+pub(crate) fn brigade(stage: Option<&Stage>, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_brigade"));
     command.env_clear().args(arguments);
+    if let Some(stage) = stage {
+        let (key, secret) = stage.s3.keys();
+        command.env("AWS_ACCESS_KEY_ID", key);
+        command.env("AWS_SECRET_ACCESS_KEY", secret);
+    }
     for (key, value) in stage.map(Stage::pairs).unwrap_or_default() {
         command.arg("--set").arg(format!("{key}={value}"));
     }
     command.output().unwrap()
 }
 
-async fn run(stage: &Stage, arguments: &[&str]) -> Output {
+pub(crate) async fn run(stage: &Stage, arguments: &[&str]) -> Output {
     // The commands block; the worker of the test must go on meanwhile.
     tokio::task::block_in_place(|| brigade(Some(stage), arguments))
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim().to_owned()
 }
 
-fn json(output: &Output) -> Value {
+pub(crate) fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
         panic!("{error}: {} {}", text(&output.stdout), text(&output.stderr))
     })
@@ -275,6 +280,9 @@ async fn topology_is_checked_without_a_change_and_applied_once() {
         run(&stage, &["topology", "apply"]).await.status.code(),
         Some(0)
     );
+    let exported = json(&run(&stage, &["topology", "export"]).await);
+    assert_eq!(exported["queues"].as_array().map(Vec::len), Some(3 * 5));
+    assert_eq!(exported["exchanges"].as_array().map(Vec::len), Some(4));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,10 +20,12 @@ mod cleanup;
 mod cli;
 #[cfg(feature = "failpoints")]
 mod crash;
+mod dead;
 mod http;
 mod messages;
 mod once;
 mod operations;
+mod operator;
 mod outages;
 mod process;
 mod processes;

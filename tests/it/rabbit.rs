@@ -4,8 +4,11 @@ use std::{path::PathBuf, process::Command};
 
 use bucket_brigade::job::{HeaderValue, Message};
 use lapin::{
-    Connection, ConnectionProperties,
-    options::{BasicGetOptions, BasicNackOptions, QueueDeclareOptions, QueueDeleteOptions},
+    BasicProperties, Connection, ConnectionProperties,
+    options::{
+        BasicGetOptions, BasicNackOptions, BasicPublishOptions, QueueDeclareOptions,
+        QueueDeleteOptions,
+    },
     types::{AMQPValue, FieldTable},
 };
 
@@ -145,6 +148,21 @@ impl Rabbit {
         let channel = connection.create_channel().await.unwrap();
         channel
             .queue_delete(queue.into(), QueueDeleteOptions::default())
+            .await
+            .unwrap();
+        connection.close(200, "done".into()).await.unwrap();
+    }
+
+    /// Publishes a message that its queue dead-letters at once, as the producer asked.
+    pub(crate) async fn publish_expiring(&self, queue: &str, id: &str) {
+        let connection = self.connect().await;
+        let channel = connection.create_channel().await.unwrap();
+        let properties = BasicProperties::default()
+            .with_message_id(id.into())
+            .with_expiration("1".into());
+        let options = BasicPublishOptions::default();
+        channel
+            .basic_publish("".into(), queue.into(), options, b"{}", properties)
             .await
             .unwrap();
         connection.close(200, "done".into()).await.unwrap();

@@ -7,6 +7,7 @@
 mod connection;
 mod consumer;
 mod dead;
+mod login;
 mod message;
 mod producer;
 mod publisher;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use connection::{Endpoint, Keeper, Slot};
 pub use dead::{DeadLetter, DeadQueues, QueueLook, Walk, WalkError};
+pub use login::Login;
 pub use producer::{ConnectError, Producer, RequestError};
 use publisher::Publisher;
 use status::StatusBoard;

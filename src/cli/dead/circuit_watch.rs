@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::{http::client, job::Lane};
+use crate::{
+    cli::output::say,
+    http::client,
+    job::{Circuit, Lane},
+};
 
 /// How long an answer is good for: a circuit takes several failures to open.
 const FRESH: Duration = Duration::from_millis(200);
@@ -15,6 +19,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long nobody is asked again after no answer.
 const SILENCE: Duration = Duration::from_secs(5);
 
+/// How long a letter that was let through as a probe has, before another may try.
+const PROBE: Duration = Duration::from_secs(5);
+
 /// Asks the worker on one address.
 #[derive(Debug)]
 pub(super) struct CircuitWatch {
@@ -22,6 +29,8 @@ pub(super) struct CircuitWatch {
     /// The last answer, if there was one, and until when it is good.
     known: Option<(Option<serde_json::Value>, Instant)>,
     told_unreachable: bool,
+    /// No probe is let through before.
+    next_probe: Option<Instant>,
 }
 
 impl CircuitWatch {
@@ -30,40 +39,44 @@ impl CircuitWatch {
             authority,
             known: None,
             told_unreachable: false,
+            next_probe: None,
         }
     }
 
     /// Returns when the lane's circuit is closed, the lane has none, or no worker can say; says on
-    /// standard error that it waits.
+    /// standard error that it waits. A half-open circuit whose queue is empty waits for a job to probe
+    /// with: now and then a letter may go and be that job, else both would wait for ever.
     pub(super) async fn until_closed(&mut self, lane: Lane) {
-        let Some(circuit) = lane.circuit() else {
+        let Some(circuit) = lane.circuit().map(Circuit::as_str) else {
             return;
         };
         let mut waits = false;
         loop {
-            let state = self.status().await.and_then(|status| {
-                let state = status["circuits"][circuit.as_str()]["state"].as_str()?;
-                Some(state.to_owned())
-            });
-            match state.as_deref() {
-                None | Some("closed") => {
-                    if waits {
-                        eprintln!(
-                            "brigade: the {} circuit is closed, going on",
-                            circuit.as_str()
-                        );
-                    }
-                    return;
+            let (mut state, mut wants_probe) = (None, false);
+            if let Some(status) = self.status().await {
+                let shown = status["circuits"][circuit]["state"].as_str();
+                state = shown.map(str::to_owned);
+                wants_probe = shown == Some("half_open")
+                    && status["lanes"][lane.as_str()]["queue_ready"] == 0;
+            }
+            let Some(state) = state.filter(|state| state != "closed") else {
+                if waits {
+                    say(format!("the {circuit} circuit is closed, going on"));
                 }
-                Some(state) if !waits => {
-                    waits = true;
-                    let (circuit, authority) = (circuit.as_str(), &self.authority);
-                    eprintln!(
-                        "brigade: the {circuit} circuit of the worker at {authority} is {state}: \
-                         waiting until it closes"
-                    );
-                }
-                Some(_) => {}
+                return;
+            };
+            let now = Instant::now();
+            if wants_probe && self.next_probe.is_none_or(|at| at <= now) {
+                self.next_probe = Some(now + PROBE);
+                self.known = None;
+                return;
+            }
+            if !waits {
+                waits = true;
+                let authority = &self.authority;
+                say(format!(
+                    "the {circuit} circuit of the worker at {authority} is {state}: waiting until it closes"
+                ));
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -77,7 +90,9 @@ impl CircuitWatch {
             if status.is_none() && !self.told_unreachable {
                 self.told_unreachable = true;
                 let authority = &self.authority;
-                eprintln!("brigade: no worker answers at {authority}, so circuits are not watched");
+                say(format!(
+                    "no worker answers at {authority}, so circuits are not watched"
+                ));
             }
             let good = if status.is_some() { FRESH } else { SILENCE };
             self.known = Some((status.map(|answer| answer.json()), Instant::now() + good));

@@ -20,7 +20,7 @@ use crate::{
     },
     cli::{
         CommandError, Exit, Outcome, Output, Shared, circuit,
-        output::{print, print_json},
+        output::{print, print_json, say},
     },
     config::Settings,
     job::{Timestamp, message::header},
@@ -114,9 +114,10 @@ fn pace(rate: f64) -> tokio::time::Interval {
 }
 
 fn is_confirmed(count: u64) -> Result<bool, CommandError> {
-    eprint!("Discard {count} dead letters for good? [y/N] ");
     let failed = |error| CommandError::new(Exit::Failed, format!("no answer: {error}"));
-    std::io::stderr().flush().map_err(failed)?;
+    let mut terminal = std::io::stderr();
+    write!(terminal, "Discard {count} dead letters for good? [y/N] ").map_err(failed)?;
+    terminal.flush().map_err(failed)?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).map_err(failed)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
@@ -266,10 +267,10 @@ impl Sweep {
         }
         for (id, error) in &self.failed {
             let id = id.as_deref().unwrap_or("a letter without an id");
-            eprintln!("brigade: {id} stays dead: {error}");
+            say(format!("{id} stays dead: {error}"));
         }
         for id in missing {
-            eprintln!("brigade: no dead letter {id}");
+            say(format!("no dead letter {id}"));
         }
         match dry_run {
             true => print(format!("{} letters would be {done}", self.matched)),

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, PgPool,
+    AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, PgPool, Row,
     error::DatabaseError,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, Postgres},
     query::Query as SqlxQuery,
@@ -28,7 +28,7 @@ use super::{
     record::{self, record_columns},
     trouble::{self, Trouble},
 };
-use crate::job::JobId;
+use crate::job::{JobId, Timestamp};
 
 /// How long a caller waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -91,6 +91,17 @@ impl PostgresLedger {
             readers: pool(READERS, READER_SESSION).connect_lazy_with(options),
         })
     }
+}
+
+/// The server's time, from a connection of its own.
+pub async fn clock(url: &str) -> Result<Timestamp, LedgerError> {
+    let down = |error: sqlx::Error| LedgerError::Down(trouble::sentence(&error));
+    let mut connection = options(url)?.connect().await.map_err(down)?;
+    let query = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint";
+    let row = sqlx::query(query).fetch_one(&mut connection).await;
+    let micros = row.and_then(|row| row.try_get(0)).map_err(down)?;
+    connection.close().await.map_err(down)?;
+    Ok(Timestamp::from_micros(micros))
 }
 
 /// Reads the URL, of which nothing may be shown: it holds a password.

@@ -9,7 +9,7 @@ use std::sync::{
 };
 
 use futures_util::future::join_all;
-use sqlx::{Executor, Row, SqlSafeStr, Statement as _};
+use sqlx::{Executor, SqlSafeStr, Statement as _};
 
 use super::*;
 use crate::{
@@ -303,4 +303,17 @@ async fn a_fleet_of_writers_finishes_every_job_once() {
     let counts: Vec<_> = stats.iter().map(|row| (row.state, row.count)).collect();
     assert_eq!(counts, [(State::Completed, 300)]);
     database.end().await;
+}
+
+#[tokio::test]
+async fn the_servers_clock_can_be_read() {
+    let Some(database) = Database::new().await else {
+        return;
+    };
+    let before = Timestamp::now();
+    let clock = clock(&database.url).await.unwrap();
+    // Server and test share a machine, and so a clock.
+    assert!(before <= clock && clock <= Timestamp::now(), "{clock}");
+    let gone = self::clock("postgres://me:hush@127.0.0.1:1/db").await;
+    assert!(!gone.unwrap_err().to_string().contains("hush"));
 }
