@@ -195,7 +195,7 @@ fn page(filter: &JobFilter, lead: &Lead, columns: &str) -> Query {
         Lead::Code(_) => " order by error_code desc, enqueued_at desc, id desc limit ",
         Lead::KeyPrefix(_) => " order by enqueued_at + 0 desc, id || '' desc limit ",
     });
-    query.value(Value::Number(i64::from(filter.limit.max(1)) + 1));
+    query.limit(i64::from(filter.limit.max(1)) + 1);
     query.push(") order by enqueued_at desc, id desc");
     query
 }
@@ -206,7 +206,7 @@ fn few(filter: &JobFilter, lead: &Lead, most: i64) -> Query {
     query.push("select count(*) from (select 1 from jobs where ");
     query.range(lead, filter);
     query.push(" limit ");
-    query.value(Value::Number(most));
+    query.limit(most);
     query.push(") as few");
     query
 }
@@ -227,6 +227,11 @@ impl Query {
     fn value(&mut self, value: Value) {
         self.values.push(value);
         self.sql.push_str(&format!("${}", self.values.len()));
+    }
+
+    /// Written out, not bound: a plan made for a limit that it doesn't know is one for many rows.
+    fn limit(&mut self, limit: i64) {
+        self.push(&limit.to_string());
     }
 
     /// A check that leads to no index. There is at least one name.
