@@ -23,7 +23,7 @@ use tokio::{sync::SemaphorePermit, time::Instant};
 use super::{CallContext, Stop, Storage, error};
 use crate::{
     job::{
-        Circuit, Failure, Job, JobId, OperationName,
+        Circuit, Failure, Job, JobId, Lane, OperationName,
         failure::{Retry, Verdict},
     },
     metrics::{Metrics, OperationResult},
@@ -53,15 +53,35 @@ pub(super) struct Attempt<'a> {
 
 impl<'a> Caller<'a> {
     pub(super) fn new(storage: &'a Storage, job: &'a Job, context: &'a CallContext) -> Self {
-        let lane = job.operation.name().lane();
+        Self {
+            answers: job.reply_to.is_some(),
+            ..Self::for_lane(storage, job.operation.name().lane(), &job.id, context)
+        }
+    }
+
+    /// The way of several jobs of a lane; `job` is one of them.
+    pub(super) fn for_lane(
+        storage: &'a Storage,
+        lane: Lane,
+        job: &'a JobId,
+        context: &'a CallContext,
+    ) -> Self {
         Self {
             storage,
             client: storage.clients.of(lane),
             context,
-            job: &job.id,
-            answers: job.reply_to.is_some(),
+            job,
+            answers: false,
             circuit: lane.circuit(),
         }
+    }
+
+    /// The same job's way under other rules.
+    pub(super) const fn within<'b>(&self, context: &'b CallContext) -> Caller<'b>
+    where
+        'a: 'b,
+    {
+        Caller { context, ..*self }
     }
 
     pub(super) fn metrics(&self) -> &'a Metrics {

@@ -5,11 +5,13 @@
 //! error means is in `error.rs`. It knows nothing of queues and of the ledger; the lease is a question it
 //! is given to ask.
 
+mod batch;
 pub mod checks;
 mod cleanup;
 mod client;
 mod error;
 mod guard;
+mod quirks;
 #[cfg(test)]
 mod script;
 mod service;
@@ -23,13 +25,15 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 
+pub use batch::{BatchAnswer, DeleteJob};
 use cleanup::CleanupService;
 pub use client::{Checksums, Clients, StorageSettings};
 use guard::Caller;
+use quirks::Quirks;
 use service::StorageService;
 
 use crate::{
-    job::{Failure, Job, JobResult, Operation},
+    job::{Failure, Job, JobResult, Lane, Operation},
     metrics::Metrics,
     resilience::{CircuitBreaker, Permit, Refused, RetryPolicy},
 };
@@ -41,6 +45,7 @@ pub struct Storage {
     metrics: Arc<Metrics>,
     /// A fresh random number from 0 to 1, for the jitter of waits.
     chance: fn() -> f64,
+    quirks: Quirks,
 }
 
 impl Storage {
@@ -50,6 +55,7 @@ impl Storage {
             clients,
             metrics,
             chance,
+            quirks: Quirks::new(),
         }
     }
 
@@ -66,6 +72,34 @@ impl Storage {
             Operation::DeleteObject(delete) => CleanupService(caller).delete_object(delete).await,
             Operation::DeleteObjects(delete) => CleanupService(caller).delete_objects(delete).await,
         }
+    }
+}
+
+impl Storage {
+    /// The job as one that may share its S3 calls with others, at most `most` keys a call, and where its answer
+    /// comes; `None` when it must run by itself.
+    pub fn for_batch(
+        &self,
+        job: &Job,
+        context: &CallContext,
+        most: usize,
+    ) -> Option<(DeleteJob, BatchAnswer)> {
+        let bucket = job.operation.bucket();
+        if client::check_bucket(bucket).is_err() || !self.quirks.has_multi_delete(bucket) {
+            return None;
+        }
+        DeleteJob::of(job, context).filter(|(job, _)| job.keys() <= most)
+    }
+
+    /// Deletes for several jobs of one bucket, together at most 1,000 keys, and answers each. `context` is the
+    /// batch's: slots and attempts; leases and counts of calls are the jobs' own. May be dropped at any await.
+    pub async fn delete_batch(&self, bucket: &str, jobs: Vec<DeleteJob>, context: &CallContext) {
+        let Some(first) = jobs.first() else {
+            return;
+        };
+        let id = first.id().clone();
+        let caller = Caller::for_lane(self, Lane::Cleanup, &id, context);
+        CleanupService(caller).delete_for_all(bucket, jobs).await;
     }
 }
 
@@ -98,7 +132,8 @@ impl CallContext {
 }
 
 /// The question whether the job is still ours.
-pub struct Lease(Box<Question>);
+#[derive(Clone)]
+pub struct Lease(Arc<Question>);
 
 type Question = dyn Fn() -> BoxFuture<'static, Result<bool, String>> + Send + Sync;
 
@@ -108,7 +143,7 @@ impl Lease {
     pub fn new(
         ask: impl Fn() -> BoxFuture<'static, Result<bool, String>> + Send + Sync + 'static,
     ) -> Self {
-        Self(Box::new(ask))
+        Self(Arc::new(ask))
     }
 
     async fn check(&self) -> Result<(), Stop> {

@@ -6,7 +6,7 @@ use crate::{
     broker::rabbitmq::{RabbitSettings, TopologyMode},
     config::{self, Settings},
     job::{Circuit, Lane, wire},
-    lane::{AllowList, LaneLimits},
+    lane::{AllowList, BatchLimits, LaneLimits},
     metrics::Metrics,
     resilience::{CircuitBreaker, CircuitSettings, RetryPolicy, TokioClock},
     storage::{Checksums, StorageSettings},
@@ -93,9 +93,18 @@ pub(super) fn new_breaker(
 pub(super) fn lane_limits(lane: Lane, settings: &Settings) -> LaneLimits {
     let numbers = settings.lanes.of(lane);
     let retry = &settings.retry;
+    let batch = (lane == Lane::Cleanup).then_some(BatchLimits {
+        keys: settings.cleanup.batch_keys,
+        wait: settings.cleanup.batch_wait,
+    });
+    let admission = match batch {
+        // All that is in hand, or no batch could fill.
+        Some(_) => usize::from(numbers.prefetch),
+        None => (numbers.concurrency * ADMISSION).min(usize::from(numbers.prefetch)),
+    };
     LaneLimits {
         concurrency: numbers.concurrency,
-        admission: (numbers.concurrency * ADMISSION).min(usize::from(numbers.prefetch)),
+        admission,
         rules: wire::Rules {
             max_message_bytes: settings.limits.max_message_bytes,
             destination_roots: settings.destinations.file_roots.clone(),
@@ -114,5 +123,6 @@ pub(super) fn lane_limits(lane: Lane, settings: &Settings) -> LaneLimits {
         job_deadline: settings.limits.job_deadline,
         max_reply_bytes: settings.limits.max_reply_bytes,
         events: settings.events.enabled,
+        batch,
     }
 }
