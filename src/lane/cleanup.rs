@@ -18,7 +18,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::LaneContext;
 use crate::{
     job::Job,
     ledger::Taken,
@@ -87,17 +86,23 @@ impl Gathering {
 }
 
 impl Gatherer {
-    pub(super) fn new(context: &LaneContext, limits: BatchLimits) -> (Gathering, Self) {
+    /// For a lane with these S3 slots and these attempts a call.
+    pub(super) fn new(
+        storage: &Arc<Storage>,
+        slots: &Arc<Semaphore>,
+        retry: RetryPolicy,
+        limits: BatchLimits,
+    ) -> (Gathering, Self) {
         let (sender, jobs) = mpsc::unbounded_channel();
         let gathering = Gathering {
             most: limits.keys,
             jobs: sender,
         };
         let gatherer = Self {
-            storage: Arc::clone(&context.storage),
+            storage: Arc::clone(storage),
             limits,
-            slots: Arc::clone(&context.slots),
-            retry: context.limits.retry,
+            slots: Arc::clone(slots),
+            retry,
             jobs,
             groups: BTreeMap::new(),
             batches: JoinSet::new(),
@@ -135,7 +140,11 @@ impl Gatherer {
         if self.groups.get(&bucket).is_some_and(overfull) {
             self.send(&bucket);
         }
-        let wait = if hurried { Duration::ZERO } else { self.limits.wait };
+        let wait = if hurried {
+            Duration::ZERO
+        } else {
+            self.limits.wait
+        };
         let group = self.groups.entry(bucket.clone()).or_insert_with(|| Group {
             jobs: Vec::new(),
             keys: 0,
@@ -183,3 +192,7 @@ impl Gatherer {
         });
     }
 }
+
+#[cfg(test)]
+#[path = "cleanup_tests.rs"]
+mod tests;

@@ -165,7 +165,14 @@ impl LaneContext {
             requeues,
         };
         let (gathering, gatherer) = batch
-            .map(|limits| Gatherer::new(&context, limits))
+            .map(|batch| {
+                Gatherer::new(
+                    &context.storage,
+                    &context.slots,
+                    context.limits.retry,
+                    batch,
+                )
+            })
             .unzip();
         context.gathering = gathering;
         (context, gatherer)

@@ -26,8 +26,8 @@ pub use cleanup::BatchLimits;
 use cleanup::Gatherer;
 pub use context::{AllowList, LaneContext, LaneLimits, LaneParts, Suspects};
 use gate::{Gate, Pause};
-pub use pace::{Foreground, Pace};
 use pace::{Admission, admit};
+pub use pace::{Foreground, Pace};
 pub use running::Running;
 pub use status::{LaneState, LaneStatus, PausedBy, RecentFailure, RecentFailures, Totals};
 

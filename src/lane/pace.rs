@@ -104,8 +104,10 @@ impl Pace {
     /// Waits until one more job may start. May be cancelled.
     pub async fn admit(self: &Arc<Self>) -> Admission {
         loop {
-            let (mut changed, mut idle) =
-                (pin!(self.changed.notified()), pin!(self.foreground.idle.notified()));
+            let (mut changed, mut idle) = (
+                pin!(self.changed.notified()),
+                pin!(self.foreground.idle.notified()),
+            );
             changed.as_mut().enable();
             idle.as_mut().enable();
             let later = match self.try_admit(Instant::now()) {
@@ -126,8 +128,7 @@ impl Pace {
             return Ok(Admission(None));
         }
         let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let joins =
-            turn.running > 0 && turn.joined < self.most && now < turn.began + self.open_for;
+        let joins = turn.running > 0 && turn.joined < self.most && now < turn.began + self.open_for;
         let begins = match turn.running {
             0 => now >= turn.rest_until,
             _ => now >= turn.began + LONGEST,

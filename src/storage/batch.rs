@@ -14,7 +14,7 @@ use std::{
 
 use aws_sdk_s3::{
     operation::delete_objects::DeleteObjectsOutput,
-    types::{DeletedObject, ObjectIdentifier},
+    types::{self, ObjectIdentifier},
 };
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
@@ -258,23 +258,17 @@ impl Batch {
         sent: &[usize],
         answer: &DeleteObjectsOutput,
     ) -> Result<(), Failure> {
-        let deleted = Named::new(answer.deleted().iter().filter_map(|deleted| {
-            Some((deleted.key()?, DeletedObject::version_id(deleted), deleted))
-        }));
-        let errors = Named::new(
-            answer
-                .errors()
-                .iter()
-                .filter_map(|error| Some((error.key()?, error.version_id(), error))),
-        );
+        let named = Named::new(answer);
         let mut inner = self.lock();
         let mut again: Option<Failure> = None;
         for &number in sent {
             let key = &inner.keys[number].key;
-            let failure = match errors.find(key).map(|error| error::of_key(error)) {
-                None if deleted.find(key).is_some() => None,
+            let failure = match named.find(key) {
                 None => Some(unanswered(&key.key)),
-                failure => failure.filter(|failure| failure.code != MISSING),
+                Some(None) => None,
+                Some(Some(error)) => {
+                    Some(error::of_key(error)).filter(|failure| failure.code != MISSING)
+                }
             };
             match failure {
                 None => inner.end(number, Ok(())),
@@ -407,29 +401,38 @@ impl Wanted {
     }
 }
 
-/// What an answer says of keys. A store may leave a version id out of its answer, or put one in.
-struct Named<'a, T>(BTreeMap<&'a str, Vec<(Option<&'a str>, &'a T)>>);
+/// What an answer says of a key or version: deleted, or why not. A store may leave a version id out of its
+/// answer, or put one in.
+struct Named<'a>(BTreeMap<&'a str, Vec<(Option<&'a str>, Option<&'a types::Error>)>>);
 
-impl<'a, T> Named<'a, T> {
-    fn new(entries: impl Iterator<Item = (&'a str, Option<&'a str>, &'a T)>) -> Self {
+impl<'a> Named<'a> {
+    fn new(answer: &'a DeleteObjectsOutput) -> Self {
+        let deleted = answer
+            .deleted()
+            .iter()
+            .map(|it| (it.key(), it.version_id(), None));
+        let errors = answer
+            .errors()
+            .iter()
+            .map(|it| (it.key(), it.version_id(), Some(it)));
         let mut named: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (key, version_id, entry) in entries {
-            named.entry(key).or_default().push((version_id, entry));
+        for (key, version_id, error) in deleted.chain(errors) {
+            if let Some(key) = key {
+                named.entry(key).or_default().push((version_id, error));
+            }
         }
         Self(named)
     }
 
-    fn find(&self, key: &DeleteKey) -> Option<&'a T> {
+    fn find(&self, key: &DeleteKey) -> Option<Option<&'a types::Error>> {
         let entries = self.0.get(key.key.as_str())?;
         let exact = entries
             .iter()
             .find(|(version, _)| *version == key.version_id.as_deref());
-        let found = match (exact, &entries[..]) {
-            (Some(exact), _) => exact,
-            (None, [only]) => only,
-            (None, _) => return None,
-        };
-        Some(found.1)
+        match (exact, &entries[..]) {
+            (Some((_, said)), _) | (None, [(_, said)]) => Some(*said),
+            (None, _) => None,
+        }
     }
 }
 
@@ -511,3 +514,7 @@ fn unanswered(key: &str) -> Failure {
         ..failure
     }
 }
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

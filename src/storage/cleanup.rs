@@ -127,7 +127,9 @@ impl CleanupService<'_> {
             let part = batch.open(&part);
             if part.len() > 1 && !self.0.storage.quirks.has_multi_delete(bucket) {
                 parts.push(part);
-                return self.one_by_one(bucket, batch, &parts.concat(), counted).await;
+                return self
+                    .one_by_one(bucket, batch, &parts.concat(), counted)
+                    .await;
             }
             let is_whole = std::ptr::eq(caller, &self.0);
             let failure = match self.send_part(caller, bucket, batch, &part, counted).await {
@@ -140,7 +142,11 @@ impl CleanupService<'_> {
             };
             caller = &hasty;
             if part.len() > 1 && lacks_multi_delete(&failure) {
-                tracing::info!(bucket, code = failure.code, "no DeleteObjects here: keys are deleted one by one");
+                tracing::info!(
+                    bucket,
+                    code = failure.code,
+                    "no DeleteObjects here: keys are deleted one by one"
+                );
                 self.0.storage.quirks.note_no_multi_delete(bucket);
                 parts.push(part);
             } else if batch.is_answered(&part) {
@@ -154,7 +160,11 @@ impl CleanupService<'_> {
                 }
             } else {
                 answered |= is_final(&failure);
-                let middle = if is_whole || answered { part.len() / 2 } else { 1 };
+                let middle = if is_whole || answered {
+                    part.len() / 2
+                } else {
+                    1
+                };
                 let (left, right) = part.split_at(middle);
                 parts.push(right.to_vec());
                 parts.push(left.to_vec());

@@ -13,7 +13,7 @@ mod error;
 mod guard;
 mod quirks;
 #[cfg(test)]
-mod script;
+pub(crate) mod script;
 mod service;
 
 use std::{

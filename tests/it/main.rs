@@ -17,6 +17,7 @@ mod broker_subject;
 mod broker_topology;
 mod circuit;
 mod cleanup;
+mod cleanup_batches;
 mod cli;
 #[cfg(feature = "failpoints")]
 mod crash;

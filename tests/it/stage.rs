@@ -224,7 +224,6 @@ impl Stage {
     }
 
     /// Puts objects into bucket `b`; the journal does not have them.
-    #[cfg(feature = "failpoints")]
     pub(crate) async fn store(&self, objects: impl Iterator<Item = (String, String)>) {
         let config = aws_sdk_s3::Config::builder()
             .behavior_version_latest()
