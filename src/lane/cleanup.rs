@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    job::Job,
+    job::{Job, Timestamp},
     ledger::Taken,
     resilience::RetryPolicy,
     storage::{CallContext, DeleteJob, Done, Stop, Storage},
@@ -186,6 +186,7 @@ impl Gatherer {
             max_reply_bytes: 0,
             calls: Arc::new(AtomicU32::new(0)),
             lease: None,
+            enqueued_at: Timestamp::now(),
         };
         self.batches.spawn(async move {
             storage.delete_batch(&bucket, group.jobs, &context).await;

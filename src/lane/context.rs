@@ -98,10 +98,12 @@ impl AllowList {
         if !self.operations.is_empty() && !self.operations.contains(&name) {
             return refusal("operation", name.as_str());
         }
-        if !self.buckets.is_empty() && !self.buckets.contains(bucket) {
-            return refusal("bucket", bucket);
-        }
-        None
+        let buckets = [Some(bucket), job.operation.source_bucket()];
+        let refused = buckets
+            .into_iter()
+            .flatten()
+            .find(|bucket| !self.buckets.is_empty() && !self.buckets.contains(*bucket));
+        refused.and_then(|bucket| refusal("bucket", bucket))
     }
 }
 

@@ -64,6 +64,10 @@ pub(super) async fn run(
         max_reply_bytes: lane.limits.max_reply_bytes,
         calls: Arc::clone(&calls),
         lease: taken.map(|taken| lease(lane, job, taken)),
+        enqueued_at: taken.map_or_else(
+            || job.enqueued_at(Timestamp::now()),
+            |taken| taken.enqueued_at,
+        ),
     };
     let began = Instant::now();
     let work = AssertUnwindSafe(perform(lane, job, &context, taken)).catch_unwind();

@@ -36,9 +36,11 @@ pub(super) struct CleanupService<'a>(pub(super) Caller<'a>);
 
 /// Whose operation the calls of a batch are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Counted {
+pub(super) enum Counted {
     /// Their own: they carry keys of several jobs.
     Calls,
+    /// Their own, beside that of the one job.
+    Inside,
     /// That of the one job, which counts once.
     Job,
 }
@@ -62,7 +64,7 @@ impl CleanupService<'_> {
     pub(super) async fn delete_objects(&self, delete: &DeleteObjects) -> Result<Done, Stop> {
         let work = async {
             let keys = DeleteKey::distinct(&delete.keys);
-            let tally = self.delete_keys(&delete.bucket, keys).await?;
+            let tally = self.delete_keys(&delete.bucket, keys, Counted::Job).await?;
             tally.conclude().map(Done::from).map_err(Stop::Failed)
         };
         self.0
@@ -85,12 +87,13 @@ impl CleanupService<'_> {
         &self,
         bucket: &str,
         keys: Vec<DeleteKey>,
+        counted: Counted,
     ) -> Result<Tally, Stop> {
         let (keys, odd): (Vec<_>, Vec<_>) = keys.into_iter().partition(DeleteKey::fits_xml);
         let mut tally = Tally::default();
         for keys in keys.chunks(BATCH) {
             let batch = Batch::of_keys(keys.iter().cloned());
-            self.send(bucket, &batch, Counted::Job).await?;
+            self.send(bucket, &batch, counted).await?;
             tally.join(batch.ends());
             if tally.unfinished().is_some() {
                 return Ok(tally);
@@ -338,6 +341,7 @@ impl CallContext {
             max_reply_bytes: self.max_reply_bytes,
             calls: std::sync::Arc::clone(&self.calls),
             lease: self.lease.clone(),
+            enqueued_at: self.enqueued_at,
         }
     }
 }

@@ -9,8 +9,11 @@ mod batch;
 pub mod checks;
 mod cleanup;
 mod client;
+mod copy;
 mod error;
 mod guard;
+mod listing;
+mod prefix;
 mod quirks;
 #[cfg(test)]
 pub(crate) mod script;
@@ -28,12 +31,14 @@ use tokio::sync::Semaphore;
 pub use batch::{BatchAnswer, DeleteJob};
 use cleanup::CleanupService;
 pub use client::{Checksums, Clients, StorageSettings};
+pub use copy::WHOLE as COPY_WHOLE_UP_TO;
+use copy::CopyService;
 use guard::Caller;
 use quirks::Quirks;
 use service::StorageService;
 
 use crate::{
-    job::{Failure, Job, JobResult, Lane, Operation},
+    job::{Failure, Job, JobResult, Lane, Operation, Timestamp},
     metrics::Metrics,
     resilience::{CircuitBreaker, Permit, Refused, RetryPolicy},
 };
@@ -62,15 +67,20 @@ impl Storage {
     /// Runs the job's operation to its end: done, failed after its attempts, refused by the breaker, or
     /// no longer ours. May be dropped at any await: slot and permits are given back, without a verdict.
     pub async fn run(&self, job: &Job, context: &CallContext) -> Result<Done, Stop> {
-        client::check_bucket(job.operation.bucket()).map_err(Stop::Failed)?;
+        let buckets = [Some(job.operation.bucket()), job.operation.source_bucket()];
+        for bucket in buckets.into_iter().flatten() {
+            client::check_bucket(bucket).map_err(Stop::Failed)?;
+        }
         let caller = Caller::new(self, job, context);
         match &job.operation {
             Operation::PutObject(put) => StorageService(caller).put_object(put).await,
+            Operation::CopyObject(copy) => CopyService(caller).copy_object(copy).await,
             Operation::GetObject(get) => StorageService(caller).get_object(get).await,
             Operation::HeadObject(head) => StorageService(caller).head_object(head).await,
             Operation::ListObjects(list) => StorageService(caller).list_objects(list).await,
             Operation::DeleteObject(delete) => CleanupService(caller).delete_object(delete).await,
             Operation::DeleteObjects(delete) => CleanupService(caller).delete_objects(delete).await,
+            Operation::DeletePrefix(delete) => CleanupService(caller).delete_prefix(delete).await,
         }
     }
 }
@@ -120,6 +130,8 @@ pub struct CallContext {
     pub calls: Arc<AtomicU32>,
     /// Asked before each attempt; `None` when nothing is claimed, as for a read that is run again for its answer.
     pub lease: Option<Lease>,
+    /// When the job was enqueued, the same in every run.
+    pub enqueued_at: Timestamp,
 }
 
 impl CallContext {

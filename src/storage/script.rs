@@ -30,7 +30,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use super::{CallContext, Checksums, Clients, Done, Lease, Stop, Storage, StorageSettings};
 use crate::{
-    job::{Carried, Failure, Job, JobId, Operation},
+    job::{Carried, Failure, Job, JobId, Operation, Timestamp},
     metrics::Metrics,
     resilience::{CircuitBreaker, CircuitSettings, RetryPolicy, TokioClock},
 };
@@ -204,6 +204,7 @@ pub(super) fn settings() -> StorageSettings {
         connect_timeout: Duration::from_secs(3),
         checksums: Checksums::Auto,
         credentials: None,
+        copy_whole_up_to: 100,
     }
 }
 
@@ -277,6 +278,7 @@ impl Stage {
             max_reply_bytes: self.max_reply_bytes,
             calls: Arc::clone(&self.calls),
             lease: None,
+            enqueued_at: Timestamp::from_micros(1_774_000_000_500_000),
         }
     }
 

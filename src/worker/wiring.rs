@@ -9,7 +9,7 @@ use crate::{
     lane::{AllowList, BatchLimits, LaneLimits},
     metrics::Metrics,
     resilience::{CircuitBreaker, CircuitSettings, RetryPolicy, TokioClock},
-    storage::{Checksums, StorageSettings},
+    storage::{COPY_WHOLE_UP_TO, Checksums, StorageSettings},
 };
 
 /// Jobs a lane may have started at a time, as a multiple of its concurrency: those that wait between
@@ -35,6 +35,7 @@ pub fn storage_settings(settings: &Settings) -> StorageSettings {
             config::Checksums::WhenRequired => Checksums::WhenRequired,
         },
         credentials: None,
+        copy_whole_up_to: COPY_WHOLE_UP_TO,
     }
 }
 
