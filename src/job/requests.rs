@@ -13,7 +13,8 @@ use super::{
     Message, Operation, OperationName,
     fields::Fields,
     operation::{
-        CopyObject, CopySource, DeleteObject, DeleteObjects, DeletePrefix, GetObject, HeadObject, ListObjects, PutObject, PutOptions,
+        CopyObject, CopySource, DeleteObject, DeleteObjects, DeletePrefix, GetObject, HeadObject,
+        ListObjects, PutObject, PutOptions,
     },
     wire::{Form, OWN_METADATA, VERSION},
 };

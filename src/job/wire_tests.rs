@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::job::operation::{DeleteObjects, HeadObject, ListObjects, PutObject, PutOptions};
+use crate::job::operation::{
+    CopyObject, CopySource, DeleteObjects, DeletePrefix, HeadObject, ListObjects, PutObject,
+    PutOptions,
+};
 
 const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
 
