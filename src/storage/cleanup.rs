@@ -16,9 +16,10 @@ use md5::{Digest, Md5};
 
 use super::{
     CallContext, Done, Stop,
-    batch::{Batch, DeleteJob, DeleteKey, MISSING, Tally, is_final},
+    batch::{Batch, DeleteJob, DeleteKey, MISSING},
     guard::{Attempt, Caller},
     quirks::{asks_for_md5, lacks_multi_delete},
+    tally::{Tally, is_final},
 };
 use crate::job::{
     Failure, FailureClass, JobResult, OperationName,

@@ -18,6 +18,7 @@ mod quirks;
 #[cfg(test)]
 pub(crate) mod script;
 mod service;
+mod tally;
 
 use std::{
     fmt,

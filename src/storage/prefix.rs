@@ -12,9 +12,10 @@ use aws_sdk_s3::{
 
 use super::{
     Done, Stop,
-    batch::{DeleteKey, Tally},
+    batch::DeleteKey,
     cleanup::{BATCH, CleanupService, Counted},
     listing::decoded,
+    tally::Tally,
 };
 use crate::job::{JobResult, OperationName, Timestamp, operation::DeletePrefix};
 
