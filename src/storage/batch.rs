@@ -404,7 +404,10 @@ impl Wanted {
 
 /// What an answer says of a key or version: deleted, or why not. A store may leave a version id out of its
 /// answer, or put one in.
-struct Named<'a>(BTreeMap<&'a str, Vec<(Option<&'a str>, Option<&'a types::Error>)>>);
+struct Named<'a>(BTreeMap<&'a str, Vec<Said<'a>>>);
+
+/// Of which version, and why it was not deleted.
+type Said<'a> = (Option<&'a str>, Option<&'a types::Error>);
 
 impl<'a> Named<'a> {
     fn new(answer: &'a DeleteObjectsOutput) -> Self {

@@ -1,7 +1,7 @@
 //! Copies within S3: in one call up to 5 GiB, in parts above.
 //!
 //! A HEAD of the source comes first: its size decides how, and how long a call may take (RESILIENCE.md, event
-//! 18), and its ETag is a condition of every call after it, so that a source that changes meanwhile fails plainly
+//! 18), and its `ETag` is a condition of every call after it, so that a source that changes meanwhile fails plainly
 //! instead of giving half of each. A copy in parts starts anew in every run, and aborts what it began when it
 //! fails. What a killed run began is not known here.
 

@@ -100,8 +100,8 @@ pub(super) fn lane_limits(lane: Lane, settings: &Settings) -> LaneLimits {
     });
     let admission = match batch {
         // All that is in hand, or no batch could fill.
-        Some(_) => usize::from(numbers.prefetch),
-        None => (numbers.concurrency * ADMISSION).min(usize::from(numbers.prefetch)),
+        Some(limits) if limits.keys > 1 => usize::from(numbers.prefetch),
+        Some(_) | None => (numbers.concurrency * ADMISSION).min(usize::from(numbers.prefetch)),
     };
     LaneLimits {
         concurrency: numbers.concurrency,
