@@ -19,7 +19,8 @@ use crate::{
         JobId, Message, Operation, Timestamp,
         message::header,
         operation::{
-            DeleteObject, DeleteObjects, GetObject, HeadObject, ListObjects, PutObject, PutOptions,
+            CopyObject, CopySource, DeleteObject, DeleteObjects, DeletePrefix, GetObject,
+            HeadObject, ListObjects, PutObject, PutOptions,
         },
         wire,
     },
@@ -51,6 +52,13 @@ struct How {
 enum What {
     /// Store an object whose bytes travel in the message
     Put(PutArgs),
+    /// Copy an object within S3, with its metadata and tags
+    Copy {
+        /// s3://BUCKET/KEY that is copied
+        source: Location,
+        /// s3://BUCKET/KEY of the copy
+        target: Location,
+    },
     /// Read an object; with --wait its bytes go to standard output
     Get(ObjectArg),
     /// Read an object's size, ETag and metadata
@@ -65,6 +73,9 @@ enum What {
         /// s3://BUCKET/KEY, one or more
         #[arg(required = true)]
         objects: Vec<Location>,
+        /// Delete everything that begins with s3://BUCKET/PREFIX and is older than this command
+        #[arg(long)]
+        prefix: bool,
     },
     /// Publish a file of job messages, one JSON object a line
     Batch(batch::BatchArgs),
@@ -125,6 +136,15 @@ pub(super) async fn run(shared: &Shared, args: EnqueueArgs) -> Outcome {
     let operation = match what {
         What::Batch(batch) => return batch::run(shared, &settings, batch).await,
         What::Put(put) => Operation::PutObject(put_object(put, &settings)?),
+        What::Copy { source, target } => Operation::CopyObject(CopyObject {
+            bucket: target.bucket,
+            key: target.key,
+            source: CopySource {
+                bucket: source.bucket,
+                key: source.key,
+                version_id: None,
+            },
+        }),
         What::Get(ObjectArg {
             object: Location { bucket, key },
         }) => Operation::GetObject(GetObject {
@@ -149,7 +169,14 @@ pub(super) async fn run(shared: &Shared, args: EnqueueArgs) -> Outcome {
             max_keys: 1_000,
             start_after: None,
         }),
-        What::Delete { objects } => delete(objects)?,
+        What::Delete {
+            objects,
+            prefix: false,
+        } => delete(objects)?,
+        What::Delete {
+            objects,
+            prefix: true,
+        } => delete_prefix(objects)?,
     };
     let id = match how.id {
         Some(id) => JobId::parse(&id).map_err(CommandError::usage)?,
@@ -245,6 +272,15 @@ fn delete(objects: Vec<Location>) -> Result<Operation, CommandError> {
     } else {
         Operation::DeleteObjects(DeleteObjects { bucket, keys })
     })
+}
+
+fn delete_prefix(prefixes: Vec<Location>) -> Result<Operation, CommandError> {
+    let [Location { bucket, key }] = <[Location; 1]>::try_from(prefixes)
+        .map_err(|_| CommandError::usage("--prefix takes one s3://BUCKET/PREFIX"))?;
+    Ok(Operation::DeletePrefix(DeletePrefix {
+        bucket,
+        prefix: key,
+    }))
 }
 
 /// A message that a worker with these settings would accept; else says why not, before it is sent.

@@ -125,8 +125,13 @@ impl<'a> Fields<'a> {
 
     /// The key: required, 1 to 1,024 bytes.
     pub(super) fn key(&mut self) -> Read<String> {
-        let key = self.text("key")?.ok_or_else(|| self.missing("key"))?;
-        self.check_key("key", &key)?;
+        self.key_named("key")
+    }
+
+    /// The same in a field of another name.
+    pub(super) fn key_named(&mut self, name: &str) -> Read<String> {
+        let key = self.text(name)?.ok_or_else(|| self.missing(name))?;
+        self.check_key(name, &key)?;
         Ok(key)
     }
 

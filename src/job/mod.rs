@@ -5,6 +5,7 @@
 //! are kept (`ledger`) and how S3 is called (`storage`).
 
 pub mod attempts;
+pub mod call;
 pub mod failure;
 mod fields;
 pub mod message;
@@ -19,6 +20,7 @@ pub mod wire;
 use std::{fmt, sync::Arc};
 
 pub use attempts::{AttemptLog, FailedAttempt};
+pub use call::CallName;
 pub use failure::{Failure, FailureClass};
 pub use message::{HeaderValue, Message};
 pub use operation::{Operation, OperationName};

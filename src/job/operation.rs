@@ -14,6 +14,8 @@ use super::Lane;
 pub enum Operation {
     /// Store the bytes of the message.
     PutObject(PutObject),
+    /// Store a copy of an object, server side.
+    CopyObject(CopyObject),
     /// Read an object, or a range of it.
     GetObject(GetObject),
     /// Read what is known of an object, not its bytes.
@@ -24,6 +26,8 @@ pub enum Operation {
     DeleteObject(DeleteObject),
     /// Delete up to 10,000 objects of one bucket.
     DeleteObjects(DeleteObjects),
+    /// Delete what begins with a prefix.
+    DeletePrefix(DeletePrefix),
 }
 
 impl Operation {
@@ -31,11 +35,13 @@ impl Operation {
     pub const fn name(&self) -> OperationName {
         match self {
             Self::PutObject(_) => OperationName::PutObject,
+            Self::CopyObject(_) => OperationName::CopyObject,
             Self::GetObject(_) => OperationName::GetObject,
             Self::HeadObject(_) => OperationName::HeadObject,
             Self::ListObjects(_) => OperationName::ListObjects,
             Self::DeleteObject(_) => OperationName::DeleteObject,
             Self::DeleteObjects(_) => OperationName::DeleteObjects,
+            Self::DeletePrefix(_) => OperationName::DeletePrefix,
         }
     }
 
@@ -43,11 +49,13 @@ impl Operation {
     pub fn bucket(&self) -> &str {
         match self {
             Self::PutObject(put) => &put.bucket,
+            Self::CopyObject(copy) => &copy.bucket,
             Self::GetObject(get) => &get.bucket,
             Self::HeadObject(head) => &head.bucket,
             Self::ListObjects(list) => &list.bucket,
             Self::DeleteObject(delete) => &delete.bucket,
             Self::DeleteObjects(delete) => &delete.bucket,
+            Self::DeletePrefix(delete) => &delete.bucket,
         }
     }
 
@@ -55,10 +63,19 @@ impl Operation {
     pub fn key(&self) -> Option<&str> {
         match self {
             Self::PutObject(put) => Some(&put.key),
+            Self::CopyObject(copy) => Some(&copy.key),
             Self::GetObject(get) => Some(&get.key),
             Self::HeadObject(head) => Some(&head.key),
             Self::DeleteObject(delete) => Some(&delete.key),
-            Self::ListObjects(_) | Self::DeleteObjects(_) => None,
+            Self::ListObjects(_) | Self::DeleteObjects(_) | Self::DeletePrefix(_) => None,
+        }
+    }
+
+    /// The bucket it reads from, if that is named beside the one it works on.
+    pub fn source_bucket(&self) -> Option<&str> {
+        match self {
+            Self::CopyObject(copy) => Some(&copy.source.bucket),
+            _ => None,
         }
     }
 
@@ -165,6 +182,28 @@ pub struct PutOptions {
     pub sha256: Option<[u8; 32]>,
 }
 
+/// Store a copy of an object, with its metadata and tags; the bytes stay with S3.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyObject {
+    /// As for a put.
+    pub bucket: String,
+    /// As for a put.
+    pub key: String,
+    /// What is copied.
+    pub source: CopySource,
+}
+
+/// An object that is copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopySource {
+    /// As for a put.
+    pub bucket: String,
+    /// As for a put.
+    pub key: String,
+    /// A version of the object; the latest when absent.
+    pub version_id: Option<String>,
+}
+
 /// Read an object into the reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GetObject {
@@ -222,6 +261,15 @@ pub struct DeleteObjects {
     pub bucket: String,
     /// 1 to 10,000 keys, in the producer's order; may hold one twice.
     pub keys: Vec<String>,
+}
+
+/// Delete all objects that begin with a prefix and are not newer than the job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeletePrefix {
+    /// As for a put.
+    pub bucket: String,
+    /// 1 to 1,024 bytes.
+    pub prefix: String,
 }
 
 #[cfg(test)]

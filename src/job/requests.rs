@@ -13,7 +13,8 @@ use super::{
     Message, Operation, OperationName,
     fields::Fields,
     operation::{
-        DeleteObject, DeleteObjects, GetObject, HeadObject, ListObjects, PutObject, PutOptions,
+        CopyObject, CopySource, DeleteObject, DeleteObjects, DeletePrefix, GetObject, HeadObject,
+        ListObjects, PutObject, PutOptions,
     },
     wire::{Form, OWN_METADATA, VERSION},
 };
@@ -33,9 +34,9 @@ pub(super) fn read(
         OperationName::ListObjects => Operation::ListObjects(list_objects(fields)?),
         OperationName::DeleteObject => Operation::DeleteObject(delete_object(fields)?),
         OperationName::DeleteObjects => Operation::DeleteObjects(delete_objects(fields)?),
-        OperationName::UploadFileobj | OperationName::CopyObject | OperationName::DeletePrefix => {
-            return Ok(None);
-        }
+        OperationName::CopyObject => Operation::CopyObject(copy_object(fields)?),
+        OperationName::DeletePrefix => Operation::DeletePrefix(delete_prefix(fields)?),
+        OperationName::UploadFileobj => return Ok(None),
     }))
 }
 
@@ -78,6 +79,24 @@ fn inline_body(body: &mut Fields<'_>) -> Result<Bytes, String> {
         (Some(_), Some(_)) => Err("field body must hold text or base64, but holds both".to_owned()),
         (None, None) => Err("field body must hold text or base64, but holds neither".to_owned()),
     }
+}
+
+fn copy_object(fields: &mut Fields<'_>) -> Result<CopyObject, String> {
+    let (bucket, key) = (fields.bucket()?, fields.key()?);
+    let mut source = fields
+        .object("source")?
+        .ok_or_else(|| fields.missing("source"))?;
+    let mut inner = Fields::new(&mut source, "source.");
+    let source = CopySource {
+        bucket: inner.bucket()?,
+        key: inner.key()?,
+        version_id: inner.nonempty("version_id")?,
+    };
+    Ok(CopyObject {
+        bucket,
+        key,
+        source,
+    })
 }
 
 fn put_options(fields: &mut Fields<'_>) -> Result<PutOptions, String> {
@@ -227,6 +246,13 @@ fn delete_objects(fields: &mut Fields<'_>) -> Result<DeleteObjects, String> {
     })
 }
 
+fn delete_prefix(fields: &mut Fields<'_>) -> Result<DeletePrefix, String> {
+    Ok(DeletePrefix {
+        bucket: fields.bucket()?,
+        prefix: fields.key_named("prefix")?,
+    })
+}
+
 /// Writes the operation's fields as producers send them; a put without its body, which travels in the
 /// binary form.
 pub(super) fn write(operation: &Operation) -> Value {
@@ -256,6 +282,18 @@ pub(super) fn write(operation: &Operation) -> Value {
                 options.sha256.map(|digest| Value::String(hex(digest))),
             );
         }
+        Operation::CopyObject(copy) => {
+            let CopySource {
+                bucket,
+                key,
+                version_id,
+            } = &copy.source;
+            let mut source = serde_json::json!({"bucket": bucket, "key": key});
+            if let Some(version_id) = version_id {
+                source["version_id"] = version_id.as_str().into();
+            }
+            add("source", Some(source));
+        }
         Operation::GetObject(get) => {
             add("range", text(&get.range));
             add("version_id", text(&get.version_id));
@@ -269,6 +307,7 @@ pub(super) fn write(operation: &Operation) -> Value {
         }
         Operation::DeleteObject(delete) => add("version_id", text(&delete.version_id)),
         Operation::DeleteObjects(delete) => add("keys", Some(delete.keys.clone().into())),
+        Operation::DeletePrefix(delete) => add("prefix", Some(delete.prefix.as_str().into())),
     }
     fields
         .into_iter()

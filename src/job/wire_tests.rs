@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::job::operation::{DeleteObjects, HeadObject, ListObjects, PutObject, PutOptions};
+use crate::job::operation::{
+    CopyObject, CopySource, DeleteObjects, DeletePrefix, HeadObject, ListObjects, PutObject,
+    PutOptions,
+};
 
 const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
 
@@ -74,6 +77,9 @@ fn every_operation_of_the_contract_decodes() {
             "delimiter": "/", "max_keys": 10000, "start_after": "p/a"}),
         json!({"version": 1, "operation": "delete_object", "bucket": "b", "key": "k"}),
         json!({"version": 1, "operation": "delete_objects", "bucket": "b", "keys": ["a", "b"]}),
+        json!({"version": 1, "operation": "delete_prefix", "bucket": "b", "prefix": "p/"}),
+        json!({"version": 1, "operation": "copy_object", "bucket": "b", "key": "k",
+            "source": {"bucket": "c", "key": "l", "version_id": "v"}}),
     ];
     for job in jobs {
         let read = decoded(&message(&job)).unwrap_or_else(|bad| panic!("{job}: {bad:?}"));
@@ -147,13 +153,18 @@ fn bad_messages_say_their_reason_and_name_the_field() {
         ),
         (
             put(json!({"operation": "copy_object"})),
-            Unsupported,
-            "copy_object",
+            Malformed,
+            "source is missing",
         ),
         (
-            put(json!({"operation": "delete_prefix"})),
-            Unsupported,
-            "delete_prefix",
+            put(json!({"operation": "copy_object", "source": {"bucket": "b", "key": ""}})),
+            Malformed,
+            "source.key",
+        ),
+        (
+            get(json!({"operation": "delete_prefix", "prefix": ""})),
+            Malformed,
+            "prefix",
         ),
         (put(json!({"bucket": null})), Malformed, "bucket is missing"),
         (put(json!({"bucket": ""})), Malformed, "bucket"),
@@ -435,7 +446,7 @@ proptest! {
     fn whatever_we_encode_we_decode_to_the_same(
         key in "[^\u{0}]{1,40}", prefix in proptest::option::of("[^\u{0}]{0,20}"),
         max_keys in 1u32..=10_000, keys in proptest::collection::vec("[^\u{0}]{1,20}", 1..5),
-        digest in proptest::option::of(proptest::array::uniform32(any::<u8>())), which in 0..4,
+        digest in proptest::option::of(proptest::array::uniform32(any::<u8>())), which in 0..6,
     ) {
         let bucket = "bucket".to_owned();
         let operation = match which {
@@ -447,6 +458,11 @@ proptest! {
                 bucket, prefix, delimiter: None, max_keys, start_after: None,
             }),
             2 => Operation::DeleteObjects(DeleteObjects { bucket, keys }),
+            3 => Operation::DeletePrefix(DeletePrefix { bucket, prefix: key }),
+            4 => Operation::CopyObject(CopyObject {
+                source: CopySource { bucket: bucket.clone(), key: key.clone(), version_id: prefix.filter(|it| !it.is_empty()) },
+                bucket, key,
+            }),
             _ => Operation::HeadObject(HeadObject { bucket, key, version_id: None }),
         };
         let sent = encode(&JobId::fresh(), &operation, NOW);

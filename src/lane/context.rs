@@ -6,7 +6,10 @@ use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Foreground, LaneStatus, RecentFailures, Requeue, Totals, pace::ForegroundJob, running::Running,
+    BatchLimits, Foreground, LaneStatus, RecentFailures, Requeue, Totals,
+    cleanup::{Gatherer, Gathering},
+    pace::ForegroundJob,
+    running::Running,
 };
 use crate::{
     broker::Broker,
@@ -67,6 +70,8 @@ pub struct LaneLimits {
     pub max_reply_bytes: u64,
     /// Whether outcomes are published as events.
     pub events: bool,
+    /// How deletes of several jobs share calls; `None` for lanes that have none.
+    pub batch: Option<BatchLimits>,
 }
 
 /// The operator's allow-lists; an empty one allows all.
@@ -93,10 +98,12 @@ impl AllowList {
         if !self.operations.is_empty() && !self.operations.contains(&name) {
             return refusal("operation", name.as_str());
         }
-        if !self.buckets.is_empty() && !self.buckets.contains(bucket) {
-            return refusal("bucket", bucket);
-        }
-        None
+        let buckets = [Some(bucket), job.operation.source_bucket()];
+        let refused = buckets
+            .into_iter()
+            .flatten()
+            .find(|bucket| !self.buckets.is_empty() && !self.buckets.contains(*bucket));
+        refused.and_then(|bucket| refusal("bucket", bucket))
     }
 }
 
@@ -125,13 +132,20 @@ pub struct LaneContext {
     pub(super) slots: Arc<Semaphore>,
     /// Jobs started at a time.
     pub(super) admission: Arc<Semaphore>,
+    /// Where delete jobs hand over their keys.
+    pub(super) gathering: Option<Gathering>,
     foreground: Option<Arc<Foreground>>,
     requeues: mpsc::UnboundedSender<Requeue>,
 }
 
 impl LaneContext {
-    pub(super) fn new(parts: LaneParts, requeues: mpsc::UnboundedSender<Requeue>) -> Self {
-        Self {
+    /// With the gatherer that is to run beside the lane, if its limits say that it gathers.
+    pub(super) fn new(
+        parts: LaneParts,
+        requeues: mpsc::UnboundedSender<Requeue>,
+    ) -> (Self, Option<Gatherer>) {
+        let batch = parts.limits.batch;
+        let mut context = Self {
             slots: Arc::new(Semaphore::new(parts.limits.concurrency)),
             admission: Arc::new(Semaphore::new(parts.limits.admission)),
             lane: parts.lane,
@@ -149,8 +163,21 @@ impl LaneContext {
             limits: parts.limits,
             abort: parts.abort,
             worker: parts.worker,
+            gathering: None,
             requeues,
-        }
+        };
+        let (gathering, gatherer) = batch
+            .map(|batch| {
+                Gatherer::new(
+                    &context.storage,
+                    &context.slots,
+                    context.limits.retry,
+                    batch,
+                )
+            })
+            .unzip();
+        context.gathering = gathering;
+        (context, gatherer)
     }
 
     /// Hands a delivery to the runner, which requeues it once no consumer of ours is on the queue.

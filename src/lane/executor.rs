@@ -225,3 +225,18 @@ fn observe_wait(lane: &LaneContext, job: &Job, taken: Taken, now: Timestamp) {
             .observe(wait);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn size_of_future<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_job_in_flight_is_small_since_the_cleanup_lane_holds_two_thousand() {
+        let size = size_of_future(execute);
+        assert!(size <= 8 * 1024, "{size} bytes");
+    }
+}

@@ -5,6 +5,7 @@
 //! outcome; `settlement` tells the broker. The runner alone requeues, and only with its consumer
 //! cancelled (RESILIENCE.md, events 2, 8-10, 12-17). Nothing here knows lapin, SQL or the S3 SDK.
 
+mod cleanup;
 mod context;
 mod executor;
 mod gate;
@@ -22,8 +23,11 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+pub use cleanup::BatchLimits;
+use cleanup::Gatherer;
 pub use context::{AllowList, LaneContext, LaneLimits, LaneParts, Suspects};
 use gate::{Gate, Pause};
+use pace::{Admission, admit};
 pub use pace::{Foreground, Pace};
 pub use running::Running;
 pub use status::{LaneState, LaneStatus, PausedBy, RecentFailure, RecentFailures, Totals};
@@ -60,6 +64,8 @@ pub struct LaneRunner {
     /// Taken and not started, in order of arrival.
     pending: VecDeque<Delivery>,
     requeues: mpsc::UnboundedReceiver<Requeue>,
+    /// Of a lane that gathers deletes, until it runs.
+    gatherer: Option<Gatherer>,
     resubscribe_after: Duration,
 }
 
@@ -86,7 +92,8 @@ impl LaneRunner {
         pace: Option<Arc<Pace>>,
     ) -> Self {
         let (sender, requeues) = mpsc::unbounded_channel();
-        let context = Arc::new(LaneContext::new(parts, sender));
+        let (context, gatherer) = LaneContext::new(parts, sender);
+        let context = Arc::new(context);
         Self {
             gate: Gate::new(&context),
             context,
@@ -96,6 +103,7 @@ impl LaneRunner {
             tasks: JoinSet::new(),
             pending: VecDeque::new(),
             requeues,
+            gatherer,
             resubscribe_after: RESUBSCRIBE_FIRST,
         }
     }
@@ -103,6 +111,10 @@ impl LaneRunner {
     /// Runs until `stop` is cancelled and every job of the lane has ended.
     pub async fn run(mut self) {
         let stop = self.stop.clone();
+        let mut gatherer = JoinSet::new();
+        if let Some(it) = self.gatherer.take() {
+            gatherer.spawn(it.run(stop.clone()));
+        }
         loop {
             let step = tokio::select! {
                 biased;
@@ -115,6 +127,8 @@ impl LaneRunner {
             }
         }
         self.drain().await;
+        // Every job has ended: nobody waits for a batch.
+        gatherer.shutdown().await;
     }
 
     /// Waits, silent, until the lane may consume or probe. Requeues what comes back meanwhile.
@@ -182,16 +196,18 @@ impl LaneRunner {
             if let Err(pause) = self.gate.look() {
                 return Left::Paused(pause);
             }
-            let admission = Arc::clone(&self.context.admission);
+            let places = Arc::clone(&self.context.admission);
+            let paced = admit(self.pace.as_ref());
+            let admitted = async { (places.acquire_owned().await, paced.await) };
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Left::Stopped,
                 Some(requeue) = self.requeues.recv() => return Left::Requeue(requeue),
                 () = self.gate.anything() => {}
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
-                Ok(admitted) = admission.acquire_owned(), if !self.pending.is_empty() => {
+                (Ok(place), admission) = admitted, if !self.pending.is_empty() => {
                     if let Some(delivery) = self.pending.pop_front() {
-                        self.start(delivery, None, Some(admitted));
+                        self.start(delivery, place, admission);
                     }
                 }
                 next = subscription.next() => match next {
@@ -278,23 +294,17 @@ impl LaneRunner {
     fn start(
         &mut self,
         delivery: Delivery,
-        probe: Option<Permit>,
-        admitted: Option<tokio::sync::OwnedSemaphorePermit>,
+        place: tokio::sync::OwnedSemaphorePermit,
+        admission: Option<Admission>,
     ) {
         if delivery.acker.is_stale() {
             // Its redelivery decides; running it now would only race with that.
             return;
         }
         let context = Arc::clone(&self.context);
-        let pace = self.pace.clone();
-        let stop = self.stop.clone();
         self.tasks.spawn(async move {
-            let _admitted = admitted;
-            let work = executor::execute(context, delivery, probe);
-            match pace {
-                Some(pace) => pace.yielding(work, &stop).await,
-                None => work.await,
-            }
+            let _admitted = (place, admission);
+            executor::execute(context, delivery, None).await;
         });
     }
 

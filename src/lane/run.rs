@@ -69,9 +69,13 @@ pub(super) async fn run(
         calls: Arc::clone(&calls),
         failed: Arc::clone(&failed),
         lease: taken.map(|taken| lease(lane, job, taken)),
+        enqueued_at: taken.map_or_else(
+            || job.enqueued_at(Timestamp::now()),
+            |taken| taken.enqueued_at,
+        ),
     };
     let began = Instant::now();
-    let work = AssertUnwindSafe(lane.storage.run(job, &context)).catch_unwind();
+    let work = AssertUnwindSafe(perform(lane, job, &context, taken)).catch_unwind();
     let end = tokio::select! {
         biased;
         end = work => match end {
@@ -92,6 +96,22 @@ pub(super) async fn run(
         failed,
         ..judge(lane, job, taken, end, attempts)
     }
+}
+
+/// Calls S3: by itself, or together with other delete jobs.
+async fn perform(
+    lane: &LaneContext,
+    job: &Job,
+    context: &CallContext,
+    taken: Option<Taken>,
+) -> Result<Done, Stop> {
+    if let (Some(gathering), Some(taken)) = (&lane.gathering, taken)
+        && let Some(end) = gathering.delete(job, context, &lane.storage, taken).await
+    {
+        return end;
+    }
+    // Boxed: most deletes never come here, and two thousand of them wait at a time.
+    Box::pin(lane.storage.run(job, context)).await
 }
 
 /// Asked before each attempt: a run whose lease is gone must not touch S3 (RESILIENCE.md, event 4).

@@ -6,52 +6,55 @@
 //! needs a delete to have happened must not use this lane.
 //!
 //! A `DeleteObjects` answer is a 200 with an error for each key that failed, so every key is classified
-//! for itself, and only those that may still work are sent again.
+//! for itself, and only those that may still work are sent again. A call that fails as a whole is split, since
+//! a single key may be the reason; who waits for which key is in `batch.rs`, what a store lacks in `quirks.rs`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, PoisonError},
-};
-
-use aws_sdk_s3::{
-    operation::delete_objects::DeleteObjectsOutput,
-    types::{Delete, DeletedObject, ObjectIdentifier},
-};
+use aws_sdk_s3::{operation::delete_objects::DeleteObjectsOutput, types::Delete};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use futures_util::future::join_all;
+use md5::{Digest, Md5};
+use tokio::time::Instant;
 
 use super::{
-    Done, Stop, error,
+    CallContext, Done, Stop,
+    batch::{Batch, DeleteJob, DeleteKey, MISSING},
     guard::{Attempt, Caller},
+    quirks::{asks_for_md5, lacks_multi_delete},
+    tally::{Tally, is_final},
 };
 use crate::job::{
     Failure, FailureClass, JobResult, OperationName,
-    failure::Retry,
     operation::{DeleteObject, DeleteObjects},
-    result::KeyFailure,
 };
 
 /// Keys in one call; S3 takes no more.
-const BATCH: usize = 1000;
-/// A key that was not there: deleted, as far as anybody can tell.
-const MISSING: &str = "NoSuchKey";
+pub(super) const BATCH: usize = 1000;
+/// Single deletes of one job that wait for a slot at a time.
+const SINGLES: usize = 16;
 
-/// Deletes of one job.
+/// Deletes of one job, or of those that share a batch.
 #[derive(Debug)]
 pub(super) struct CleanupService<'a>(pub(super) Caller<'a>);
 
-/// What became of the keys so far.
-#[derive(Debug, Default)]
-struct Tally {
-    deleted: u64,
-    /// Refused for good.
-    failed: Vec<(String, Failure)>,
+/// Whose operation the calls of a batch are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// Their own: they carry keys of several jobs.
+    Calls,
+    /// Their own, beside that of the one job.
+    Inside,
+    /// That of the one job, which counts once.
+    Job,
 }
 
 impl CleanupService<'_> {
     /// Deletes one object, or one version of it; a missing one is success.
     pub(super) async fn delete_object(&self, delete: &DeleteObject) -> Result<Done, Stop> {
-        let version_id = delete.version_id.as_deref();
-        self.delete_one(&delete.bucket, &delete.key, version_id)
-            .await?;
+        let key = DeleteKey {
+            key: delete.key.clone(),
+            version_id: delete.version_id.clone(),
+        };
+        self.delete_one(&delete.bucket, key).await?;
         Ok(JobResult::Deleted { deleted: 1 }.into())
     }
 
@@ -61,73 +64,251 @@ impl CleanupService<'_> {
     /// it; fails `permanent` when all are refused. When keys could still work after all attempts, the
     /// job fails with their class: deletes are repeated as a whole, which is harmless.
     pub(super) async fn delete_objects(&self, delete: &DeleteObjects) -> Result<Done, Stop> {
-        let work = self.delete_all(delete);
+        let work = async {
+            let keys = DeleteKey::distinct(&delete.keys);
+            let tally = self.delete_keys(&delete.bucket, keys, Counted::Job).await?;
+            tally.conclude().map(Done::from).map_err(Stop::Failed)
+        };
         self.0
             .counted(OperationName::DeleteObjects, &delete.bucket, work)
             .await
     }
 
-    async fn delete_all(&self, delete: &DeleteObjects) -> Result<Done, Stop> {
-        let mut seen = BTreeSet::new();
-        let distinct = delete.keys.iter().filter(|key| seen.insert(key.as_str()));
-        // A batch is XML, and one key that XML can't carry would fail all of it.
-        let (keys, odd): (Vec<_>, Vec<_>) = distinct.cloned().partition(|key| xml_carries(key));
+    /// Deletes for several jobs; each is answered as soon as its own keys have their ends.
+    pub(super) async fn delete_for_all(&self, bucket: &str, jobs: Vec<DeleteJob>) {
+        let batch = Batch::of_jobs(jobs);
+        if let Err(stop) = self.send(bucket, &batch, Counted::Calls).await {
+            // A batch has neither breaker nor lease: each job by itself will hear the same.
+            tracing::debug!(?stop, "a batch of deletes was stopped");
+        }
+        batch.release();
+    }
+
+    /// Deletes distinct keys of one job, and stops at the first call after which keys may still work.
+    pub(super) async fn delete_keys(
+        &self,
+        bucket: &str,
+        keys: Vec<DeleteKey>,
+        counted: Counted,
+    ) -> Result<Tally, Stop> {
+        let (keys, odd): (Vec<_>, Vec<_>) = keys.into_iter().partition(DeleteKey::fits_xml);
         let mut tally = Tally::default();
-        for batch in keys.chunks(BATCH) {
-            let batch = &Batch {
-                inner: Mutex::new((batch.to_vec(), std::mem::take(&mut tally))),
-            };
-            let work = self
-                .0
-                .guarded(OperationName::DeleteObjects, |attempt| async move {
-                    self.delete_batch(&attempt, &delete.bucket, batch).await
-                });
-            work.await?;
-            tally = batch.tally();
+        for keys in keys.chunks(BATCH) {
+            let batch = Batch::of_keys(keys.iter().cloned());
+            self.send(bucket, &batch, counted).await?;
+            tally.join(batch.ends());
+            if tally.unfinished().is_some() {
+                return Ok(tally);
+            }
         }
         for key in odd {
-            match self.delete_one(&delete.bucket, &key, None).await {
-                Ok(()) => tally.deleted += 1,
-                Err(Stop::Failed(failure)) if is_final(&failure) => {
-                    tally.failed.push((key, failure));
-                }
+            let name = key.key.clone();
+            match self.delete_one(bucket, key).await {
+                Ok(()) => tally.add(name, Ok(())),
+                Err(Stop::Failed(failure)) => tally.add(name, Err(failure)),
                 Err(stop) => return Err(stop),
             }
         }
-        tally.conclude().map(Done::from).map_err(Stop::Failed)
+        Ok(tally)
     }
 
-    async fn delete_one(
+    async fn delete_one(&self, bucket: &str, key: DeleteKey) -> Result<(), Stop> {
+        let batch = Batch::of_keys([key]);
+        self.send_part(&self.0, bucket, &batch, &[0], Counted::Job)
+            .await
+    }
+
+    /// Sends a batch until every key has its end.
+    ///
+    /// A call that fails as a whole, after its attempts, is split, and the parts get one attempt each. While
+    /// nothing but failures has come, a single key is asked next: fails that too, the store is ill, and
+    /// the rest is spared.
+    async fn send(&self, bucket: &str, batch: &Batch, counted: Counted) -> Result<(), Stop> {
+        let once = self.0.context.once();
+        let hasty = self.0.within(&once);
+        let (mut caller, mut answered) = (&self.0, false);
+        let mut parts = vec![batch.all()];
+        while let Some(part) = parts.pop() {
+            let part = batch.open(&part);
+            if part.len() > 1 && !self.0.storage.quirks.has_multi_delete(bucket) {
+                parts.push(part);
+                return self
+                    .one_by_one(bucket, batch, &parts.concat(), counted)
+                    .await;
+            }
+            let is_whole = std::ptr::eq(caller, &self.0);
+            let failure = match self.send_part(caller, bucket, batch, &part, counted).await {
+                Ok(()) => {
+                    answered |= !part.is_empty();
+                    continue;
+                }
+                Err(Stop::Failed(failure)) => failure,
+                Err(stop) => return Err(stop),
+            };
+            caller = &hasty;
+            if part.len() > 1 && lacks_multi_delete(&failure) {
+                tracing::info!(
+                    bucket,
+                    code = failure.code,
+                    "no DeleteObjects here: keys are deleted one by one"
+                );
+                self.0.storage.quirks.note_no_multi_delete(bucket);
+                parts.push(part);
+            } else if batch.is_answered(&part) {
+                answered = true;
+                batch.give_up(&part, &failure);
+            } else if part.len() == 1 || !may_be_a_keys_fault(&failure) {
+                batch.give_up(&part, &failure);
+                answered |= is_final(&failure);
+                if !answered || !may_be_a_keys_fault(&failure) {
+                    batch.give_up(&parts.concat(), &failure);
+                }
+            } else {
+                answered |= is_final(&failure);
+                let middle = if is_whole || answered {
+                    part.len() / 2
+                } else {
+                    1
+                };
+                let (left, right) = part.split_at(middle);
+                parts.push(right.to_vec());
+                parts.push(left.to_vec());
+            }
+        }
+        Ok(())
+    }
+
+    /// For a store without `DeleteObjects`. Jobs that share the batch go on by themselves, as many at a time as
+    /// the lane has slots.
+    async fn one_by_one(
         &self,
         bucket: &str,
-        key: &str,
-        version_id: Option<&str>,
+        batch: &Batch,
+        part: &[usize],
+        counted: Counted,
     ) -> Result<(), Stop> {
-        let name = OperationName::DeleteObject;
-        let work = self.0.guarded(name, |attempt| async move {
-            let request = self.0.client.delete_object().bucket(bucket).key(key);
-            let request = request.set_version_id(version_id.map(str::to_owned));
-            self.0.metrics().cleanup_batch_keys.observe(1.0);
-            match attempt.request(name, request.send()).await {
-                Err(failure) if failure.code != MISSING => Err(failure),
-                Ok(_) | Err(_) => Ok(()),
+        if counted == Counted::Calls {
+            batch.release();
+            return Ok(());
+        }
+        for few in batch.open(part).chunks(SINGLES) {
+            let singles = few.iter().map(|number| async move {
+                let part = [*number];
+                match self.send_part(&self.0, bucket, batch, &part, counted).await {
+                    Err(Stop::Failed(failure)) => {
+                        batch.give_up(&part, &failure);
+                        Ok(())
+                    }
+                    end => end,
+                }
+            });
+            for end in join_all(singles).await {
+                end?;
             }
-        });
-        self.0.counted(name, bucket, work).await
+        }
+        Ok(())
     }
 
-    /// One call for the keys still open: settles what it can, and fails while any key may still work.
-    async fn delete_batch(
+    /// One guarded operation for the open keys of `part`: a key alone is sent as `DeleteObject`. Fails while
+    /// any key has no end.
+    async fn send_part(
+        &self,
+        caller: &Caller<'_>,
+        bucket: &str,
+        batch: &Batch,
+        part: &[usize],
+        counted: Counted,
+    ) -> Result<(), Stop> {
+        let name = match part {
+            [_] => OperationName::DeleteObject,
+            _ => OperationName::DeleteObjects,
+        };
+        let work = async {
+            let work = caller.guarded(name, |attempt| async move {
+                batch.check_leases(part).await;
+                let open = batch.open(part);
+                batch.called(&open);
+                let began = Instant::now();
+                let end = match &open[..] {
+                    [] => return Ok(()),
+                    [number] if name == OperationName::DeleteObject => {
+                        self.call_for_one(&attempt, bucket, batch, *number).await
+                    }
+                    open => self.call_for_many(&attempt, bucket, batch, open).await,
+                };
+                match &end {
+                    Ok(()) => {}
+                    Err(failure) if failure.called => {
+                        batch.note_failed(&open, name.as_str(), began.elapsed(), failure);
+                    }
+                    Err(_) => batch.uncalled(&open),
+                }
+                end
+            });
+            match work.await {
+                // Some keys are gone: as an operation it is no error.
+                Err(Stop::Failed(failure)) if batch.has_deleted(part) => Ok(Some(failure)),
+                end => end.map(|()| None),
+            }
+        };
+        let end = match (counted, name) {
+            (Counted::Job, OperationName::DeleteObjects) => work.await,
+            _ => caller.counted(name, bucket, work).await,
+        };
+        end?.map_or(Ok(()), |failure| Err(Stop::Failed(failure)))
+    }
+
+    async fn call_for_one(
         &self,
         attempt: &Attempt<'_>,
         bucket: &str,
         batch: &Batch,
+        number: usize,
     ) -> Result<(), Failure> {
-        let keys = batch.identifiers();
-        self.0
-            .metrics()
-            .cleanup_batch_keys
-            .observe(keys.len() as f64);
+        let DeleteKey { key, version_id } = batch.key(number);
+        let request = self.0.client.delete_object().bucket(bucket).key(key);
+        let request = request.set_version_id(version_id);
+        self.0.metrics().cleanup_batch_keys.observe(1.0);
+        let end = attempt.request(OperationName::DeleteObject, request.send());
+        match end.await {
+            Err(failure) if failure.code != MISSING => Err(failure),
+            Ok(_) | Err(_) => {
+                batch.end(number, Ok(()));
+                Ok(())
+            }
+        }
+    }
+
+    async fn call_for_many(
+        &self,
+        attempt: &Attempt<'_>,
+        bucket: &str,
+        batch: &Batch,
+        open: &[usize],
+    ) -> Result<(), Failure> {
+        let quirks = &self.0.storage.quirks;
+        let answer = self.delete_call(attempt, bucket, batch, open).await;
+        let answer = match answer {
+            Err(failure) if asks_for_md5(&failure) && !quirks.wants_md5(bucket) => {
+                quirks.note_md5(bucket);
+                batch.called(open);
+                self.delete_call(attempt, bucket, batch, open).await
+            }
+            answer => answer,
+        };
+        batch.settle(open, &answer?)
+    }
+
+    async fn delete_call(
+        &self,
+        attempt: &Attempt<'_>,
+        bucket: &str,
+        batch: &Batch,
+        open: &[usize],
+    ) -> Result<DeleteObjectsOutput, Failure> {
+        let keys = batch.identifiers(open);
+        let observed = keys.len() as f64;
+        self.0.metrics().cleanup_batch_keys.observe(observed);
         // Verbose: in quiet mode an answer that broke off looks like full success.
         let delete = Delete::builder()
             .set_objects(Some(keys))
@@ -136,123 +317,48 @@ impl CleanupService<'_> {
         let delete = delete.map_err(|error| {
             Failure::ours(FailureClass::JobLocal, "invalid_request", error.to_string())
         })?;
-        let request = self
-            .0
-            .client
-            .delete_objects()
-            .bucket(bucket)
-            .delete(delete)
-            .send();
-        let answer = attempt
-            .request(OperationName::DeleteObjects, request)
-            .await?;
-        batch.settle(&answer)
+        let request = self.0.client.delete_objects().bucket(bucket).delete(delete);
+        let name = OperationName::DeleteObjects;
+        if self.0.storage.quirks.wants_md5(bucket) {
+            // The SDK never sends it (facts: s3.md, 8). Before signing, so that the header is signed.
+            let request = request.customize().mutate_request(|request| {
+                let digest = Md5::digest(request.body().bytes().unwrap_or_default());
+                let headers = request.headers_mut();
+                headers.remove("x-amz-sdk-checksum-algorithm");
+                headers.remove("x-amz-checksum-crc32");
+                headers.insert("content-md5", STANDARD.encode(digest));
+            });
+            return attempt.request(name, request.send()).await;
+        }
+        attempt.request(name, request.send()).await
     }
 }
 
-/// The keys of one call that are still open, and what became of the others.
-#[derive(Debug)]
-struct Batch {
-    /// Nothing awaits under it.
-    inner: Mutex<(Vec<String>, Tally)>,
-}
-
-impl Batch {
-    fn tally(&self) -> Tally {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut inner.1)
-    }
-
-    fn identifiers(&self) -> Vec<ObjectIdentifier> {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        // A key is all that an identifier needs, so none is left out.
-        inner
-            .0
-            .iter()
-            .filter_map(|key| ObjectIdentifier::builder().key(key).build().ok())
-            .collect()
-    }
-
-    /// Takes an answer in; fails while keys are open that may still work.
-    fn settle(&self, answer: &DeleteObjectsOutput) -> Result<(), Failure> {
-        let deleted: BTreeSet<_> = answer
-            .deleted()
-            .iter()
-            .filter_map(DeletedObject::key)
-            .collect();
-        let errors: BTreeMap<_, _> = answer
-            .errors()
-            .iter()
-            .filter_map(|error| Some((error.key()?, error)))
-            .collect();
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let (open, tally) = &mut *inner;
-        let mut again: Option<Failure> = None;
-        open.retain(|key| {
-            let failure = match errors.get(key.as_str()).map(|error| error::of_key(error)) {
-                None if deleted.contains(key.as_str()) => None,
-                None => Some(unanswered(key)),
-                failure => failure.filter(|failure| failure.code != MISSING),
-            };
-            let Some(failure) = failure else {
-                tally.deleted += 1;
-                return false;
-            };
-            if is_final(&failure) {
-                tally.failed.push((key.clone(), failure));
-                return false;
-            }
-            // One class speaks for all; what a retry can't cure comes first.
-            if again.is_none() || failure.class.policy().retry == Retry::No {
-                again = Some(failure);
-            }
-            true
-        });
-        again.map_or(Ok(()), Err)
-    }
-}
-
-impl Tally {
-    fn conclude(self) -> Result<JobResult, Failure> {
-        match self.failed.first() {
-            Some((_, first)) if self.deleted == 0 => Err(first.clone()),
-            _ => Ok(JobResult::DeletedMany {
-                deleted: self.deleted,
-                failed: self.failed.into_iter().map(key_failure).collect(),
-            }),
+impl CallContext {
+    /// The same with one attempt a call.
+    fn once(&self) -> Self {
+        Self {
+            breaker: self.breaker.clone(),
+            probe: std::sync::Mutex::new(None),
+            slots: std::sync::Arc::clone(&self.slots),
+            retry: crate::resilience::RetryPolicy {
+                max_attempts: 1,
+                ..self.retry
+            },
+            max_reply_bytes: self.max_reply_bytes,
+            calls: std::sync::Arc::clone(&self.calls),
+            failed: std::sync::Arc::clone(&self.failed),
+            lease: self.lease.clone(),
+            enqueued_at: self.enqueued_at,
         }
     }
 }
 
-fn key_failure((key, failure): (String, Failure)) -> KeyFailure {
-    KeyFailure {
-        key,
-        code: failure.code,
-        message: failure.message,
-    }
-}
-
-/// Whether a key's failure is its last word.
-fn is_final(failure: &Failure) -> bool {
-    matches!(
-        failure.class,
-        FailureClass::Permanent | FailureClass::JobLocal
-    )
-}
-
-fn unanswered(key: &str) -> Failure {
-    let message = format!("the answer says nothing of key {key}");
-    let failure = Failure::ours(FailureClass::Unavailable, "key_unanswered", message);
-    Failure {
-        called: true,
-        ..failure
-    }
-}
-
-/// Whether XML 1.0 has all of the key's characters.
-fn xml_carries(key: &str) -> bool {
-    let allowed = |c: char| matches!(c, '\t' | '\n' | '\r' | '\u{20}'..='\u{fffd}' | '\u{10000}'..);
-    key.chars().all(allowed)
+/// Whether a call that failed as a whole may work for some of its keys.
+fn may_be_a_keys_fault(failure: &Failure) -> bool {
+    use FailureClass::{Cancelled, Credentials, Throttled};
+    let elsewhere = matches!(failure.class, Throttled | Credentials | Cancelled);
+    !elsewhere && failure.code != "NoSuchBucket"
 }
 
 #[cfg(test)]

@@ -67,6 +67,8 @@ pub struct StorageSettings {
     pub checksums: Checksums,
     /// Fixed credentials, for tests and the demo.
     pub credentials: Option<Credentials>,
+    /// Larger objects are copied in parts; S3 allows 5 GiB, tests less. In bytes, at least a part's 5 MiB.
+    pub copy_whole_up_to: u64,
 }
 
 /// One client a lane, each with a rate limiter of its own. Cheap to share, built once.
@@ -76,6 +78,7 @@ pub struct Clients {
     lanes: [Client; 3],
     pub(super) attempt_timeout: Duration,
     connect_timeout: Duration,
+    pub(super) copy_whole_up_to: u64,
     /// Why no call can be made at all.
     pub(super) misconfigured: Option<Failure>,
 }
@@ -189,6 +192,7 @@ impl Clients {
             lanes: Lane::ALL.map(|lane| Client::from_conf(client(lane).build())),
             attempt_timeout: settings.attempt_timeout,
             connect_timeout: settings.connect_timeout,
+            copy_whole_up_to: settings.copy_whole_up_to,
             misconfigured,
         }
     }

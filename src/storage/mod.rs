@@ -5,14 +5,20 @@
 //! error means is in `error.rs`. It knows nothing of queues and of the ledger; the lease is a question it
 //! is given to ask.
 
+mod batch;
 pub mod checks;
 mod cleanup;
 mod client;
+mod copy;
 mod error;
 mod guard;
+mod listing;
+mod prefix;
+mod quirks;
 #[cfg(test)]
-mod script;
+pub(crate) mod script;
 mod service;
+mod tally;
 
 use std::{
     fmt,
@@ -24,13 +30,17 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 
+pub use batch::{BatchAnswer, DeleteJob};
 use cleanup::CleanupService;
 pub use client::{Checksums, Clients, StorageSettings};
+use copy::CopyService;
+pub use copy::WHOLE as COPY_WHOLE_UP_TO;
 use guard::Caller;
+use quirks::Quirks;
 use service::StorageService;
 
 use crate::{
-    job::{AttemptLog, Failure, Job, JobResult, Operation, Timestamp},
+    job::{AttemptLog, Failure, Job, JobResult, Lane, Operation, Timestamp},
     metrics::Metrics,
     resilience::{CircuitBreaker, Permit, Refused, RetryPolicy},
 };
@@ -42,6 +52,7 @@ pub struct Storage {
     metrics: Arc<Metrics>,
     /// A fresh random number from 0 to 1, for the jitter of waits.
     chance: fn() -> f64,
+    quirks: Quirks,
 }
 
 impl Storage {
@@ -51,22 +62,56 @@ impl Storage {
             clients,
             metrics,
             chance,
+            quirks: Quirks::new(),
         }
     }
 
     /// Runs the job's operation to its end: done, failed after its attempts, refused by the breaker, or
     /// no longer ours. May be dropped at any await: slot and permits are given back, without a verdict.
     pub async fn run(&self, job: &Job, context: &CallContext) -> Result<Done, Stop> {
-        client::check_bucket(job.operation.bucket()).map_err(Stop::Failed)?;
+        let buckets = [Some(job.operation.bucket()), job.operation.source_bucket()];
+        for bucket in buckets.into_iter().flatten() {
+            client::check_bucket(bucket).map_err(Stop::Failed)?;
+        }
         let caller = Caller::new(self, job, context);
         match &job.operation {
             Operation::PutObject(put) => StorageService(caller).put_object(put).await,
+            Operation::CopyObject(copy) => CopyService(caller).copy_object(copy).await,
             Operation::GetObject(get) => StorageService(caller).get_object(get).await,
             Operation::HeadObject(head) => StorageService(caller).head_object(head).await,
             Operation::ListObjects(list) => StorageService(caller).list_objects(list).await,
             Operation::DeleteObject(delete) => CleanupService(caller).delete_object(delete).await,
             Operation::DeleteObjects(delete) => CleanupService(caller).delete_objects(delete).await,
+            Operation::DeletePrefix(delete) => CleanupService(caller).delete_prefix(delete).await,
         }
+    }
+}
+
+impl Storage {
+    /// The job as one that may share its S3 calls with others, at most `most` keys a call, and where its answer
+    /// comes; `None` when it must run by itself.
+    pub fn for_batch(
+        &self,
+        job: &Job,
+        context: &CallContext,
+        most: usize,
+    ) -> Option<(DeleteJob, BatchAnswer)> {
+        let bucket = job.operation.bucket();
+        if client::check_bucket(bucket).is_err() || !self.quirks.has_multi_delete(bucket) {
+            return None;
+        }
+        DeleteJob::of(job, context).filter(|(job, _)| job.keys() <= most)
+    }
+
+    /// Deletes for several jobs of one bucket, together at most 1,000 keys, and answers each. `context` is the
+    /// batch's: slots and attempts; leases and counts of calls are the jobs' own. May be dropped at any await.
+    pub async fn delete_batch(&self, bucket: &str, jobs: Vec<DeleteJob>, context: &CallContext) {
+        let Some(first) = jobs.first() else {
+            return;
+        };
+        let id = first.id().clone();
+        let caller = Caller::for_lane(self, Lane::Cleanup, &id, context);
+        CleanupService(caller).delete_for_all(bucket, jobs).await;
     }
 }
 
@@ -89,15 +134,23 @@ pub struct CallContext {
     pub failed: Arc<Mutex<AttemptLog>>,
     /// Asked before each attempt; `None` when nothing is claimed, as for a read that is run again for its answer.
     pub lease: Option<Lease>,
+    /// When the job was enqueued, the same in every run.
+    pub enqueued_at: Timestamp,
+}
+
+fn note_failed(log: &Mutex<AttemptLog>, call: &str, took: Duration, failure: &Failure) {
+    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    log.lock().unwrap_or_else(PoisonError::into_inner).note(
+        Timestamp::now(),
+        call,
+        took_ms,
+        failure,
+    );
 }
 
 impl CallContext {
     fn note_failed(&self, call: &str, took: Duration, failure: &Failure) {
-        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        self.failed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .note(Timestamp::now(), call, took_ms, failure);
+        note_failed(&self.failed, call, took, failure);
     }
 
     fn take_probe(&self) -> Option<Permit> {
@@ -109,7 +162,8 @@ impl CallContext {
 }
 
 /// The question whether the job is still ours.
-pub struct Lease(Box<Question>);
+#[derive(Clone)]
+pub struct Lease(Arc<Question>);
 
 type Question = dyn Fn() -> BoxFuture<'static, Result<bool, String>> + Send + Sync;
 
@@ -119,7 +173,7 @@ impl Lease {
     pub fn new(
         ask: impl Fn() -> BoxFuture<'static, Result<bool, String>> + Send + Sync + 'static,
     ) -> Self {
-        Self(Box::new(ask))
+        Self(Arc::new(ask))
     }
 
     async fn check(&self) -> Result<(), Stop> {

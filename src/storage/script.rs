@@ -30,14 +30,14 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use super::{CallContext, Checksums, Clients, Done, Lease, Stop, Storage, StorageSettings};
 use crate::{
-    job::{Carried, Failure, Job, JobId, Operation},
+    job::{Carried, Failure, Job, JobId, Operation, Timestamp},
     metrics::Metrics,
     resilience::{CircuitBreaker, CircuitSettings, RetryPolicy, TokioClock},
 };
 
 /// What the script answers to one request.
 #[derive(Debug, Clone)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// Status, headers and the whole body.
     Reply(u16, Vec<(&'static str, String)>, String),
     /// A 200 whose body sends these chunks and then never another byte.
@@ -51,7 +51,7 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    pub(super) fn status(status: u16) -> Self {
+    pub(crate) fn status(status: u16) -> Self {
         Self::Reply(status, Vec::new(), String::new())
     }
 
@@ -65,6 +65,18 @@ impl Answer {
         Self::Reply(status, vec![("x-amz-request-id", "REQ1".to_owned())], xml)
     }
 
+    /// What `DeleteObjects` says of keys that are gone, and of others with their codes.
+    pub(crate) fn deletes(deleted: &[&str], failed: &[(&str, &str)]) -> Self {
+        let deleted = deleted
+            .iter()
+            .map(|key| format!("<Deleted><Key>{key}</Key></Deleted>"));
+        let failed = failed.iter().map(|(key, code)| {
+            format!("<Error><Key>{key}</Key><Code>{code}</Code><Message>no</Message></Error>")
+        });
+        let content: String = deleted.chain(failed).collect();
+        Self::body(200, &format!("<DeleteResult>{content}</DeleteResult>"))
+    }
+
     pub(super) fn header(mut self, name: &'static str, value: impl ToString) -> Self {
         if let Self::Reply(_, headers, _) = &mut self {
             headers.push((name, value.to_string()));
@@ -75,12 +87,12 @@ impl Answer {
 
 /// One request as it arrived.
 #[derive(Debug, Clone)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     pub(super) method: String,
     pub(super) uri: String,
     pub(super) headers: BTreeMap<String, String>,
-    pub(super) body: String,
-    pub(super) at: Instant,
+    pub(crate) body: String,
+    pub(crate) at: Instant,
 }
 
 /// The answers still to give, and the requests seen.
@@ -173,12 +185,12 @@ impl TimeSource for TokioTime {
 
 /// A storage on a script, and everything a lane would give it.
 #[derive(Debug)]
-pub(super) struct Stage {
+pub(crate) struct Stage {
     pub(super) script: Arc<Script>,
-    pub(super) storage: Arc<Storage>,
+    pub(crate) storage: Arc<Storage>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) breaker: Arc<CircuitBreaker>,
-    pub(super) slots: Arc<Semaphore>,
+    pub(crate) slots: Arc<Semaphore>,
     pub(super) calls: Arc<AtomicU32>,
     pub(super) max_reply_bytes: u64,
 }
@@ -192,6 +204,7 @@ pub(super) fn settings() -> StorageSettings {
         connect_timeout: Duration::from_secs(3),
         checksums: Checksums::Auto,
         credentials: None,
+        copy_whole_up_to: 100,
     }
 }
 
@@ -211,7 +224,7 @@ pub(super) fn keys() -> Option<Credentials> {
 
 impl Stage {
     /// These answers in order, and the last of them for ever.
-    pub(super) fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
+    pub(crate) fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
         Self::with(answers, &settings(), &shared(keys()))
     }
 
@@ -251,7 +264,7 @@ impl Stage {
         }
     }
 
-    pub(super) fn context(&self) -> CallContext {
+    pub(crate) fn context(&self) -> CallContext {
         CallContext {
             breaker: Some(Arc::clone(&self.breaker)),
             probe: Mutex::new(None),
@@ -266,6 +279,7 @@ impl Stage {
             calls: Arc::clone(&self.calls),
             failed: Arc::default(),
             lease: None,
+            enqueued_at: Timestamp::from_micros(1_774_000_000_500_000),
         }
     }
 
@@ -289,7 +303,7 @@ impl Stage {
         }
     }
 
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.script.seen.lock().unwrap().clone()
     }
 
@@ -316,7 +330,7 @@ impl Stage {
 }
 
 /// Job `job-1`, which nobody waits for.
-pub(super) fn job(operation: Operation) -> Job {
+pub(crate) fn job(operation: Operation) -> Job {
     Job {
         id: JobId::parse("job-1").unwrap(),
         operation,

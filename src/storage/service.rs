@@ -10,7 +10,7 @@ use aws_sdk_s3::{
     config,
     operation::{get_object::GetObjectOutput, head_object::HeadObjectOutput},
     primitives::{ByteStream, DateTime},
-    types::StorageClass,
+    types::{EncodingType, StorageClass},
 };
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Done, ReplyBody, Stop, error,
     guard::{Attempt, Caller},
+    listing::decoded,
 };
 use crate::job::{
     Failure, FailureClass, JobResult, OperationName, Timestamp,
@@ -197,7 +198,7 @@ impl StorageService<'_> {
     }
 
     /// A HEAD, and a GET of one byte when its refusal says too little to be judged.
-    async fn head(
+    pub(super) async fn head(
         &self,
         attempt: &Attempt<'_>,
         bucket: &str,
@@ -292,6 +293,7 @@ impl StorageService<'_> {
             let page = self.0.client.list_objects_v2().bucket(&list.bucket);
             let page = page
                 .set_prefix(list.prefix.clone())
+                .encoding_type(EncodingType::Url)
                 .set_delimiter(list.delimiter.clone())
                 .set_start_after(list.start_after.clone().filter(|_| token.is_none()))
                 .set_continuation_token(token)
@@ -300,7 +302,7 @@ impl StorageService<'_> {
                 let page = page.clone();
                 async move { attempt.request(name, page.send()).await }
             });
-            let page = page.await?;
+            let page = decoded(page.await?);
             keys.extend(page.contents.unwrap_or_default().into_iter().map(listed));
             let prefixes = page.common_prefixes.unwrap_or_default().into_iter();
             common_prefixes.extend(prefixes.filter_map(|prefix| prefix.prefix));
@@ -331,7 +333,7 @@ impl StorageService<'_> {
 }
 
 /// What a put says of an object that is there already.
-const EXISTS: &str = "PreconditionFailed";
+pub(super) const EXISTS: &str = "PreconditionFailed";
 
 type PutAnswer = Result<
     aws_sdk_s3::operation::put_object::PutObjectOutput,
@@ -381,12 +383,12 @@ fn listed(object: aws_sdk_s3::types::Object) -> ListedObject {
 }
 
 /// Tags as S3 wants them: a URL query.
-fn query_string(tags: &std::collections::BTreeMap<String, String>) -> String {
+pub(super) fn query_string(tags: &std::collections::BTreeMap<String, String>) -> String {
     let pair = |(name, value): (&String, &String)| format!("{}={}", escaped(name), escaped(value));
     tags.iter().map(pair).collect::<Vec<_>>().join("&")
 }
 
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
@@ -400,7 +402,7 @@ fn escaped(text: &str) -> String {
 }
 
 /// Sizes are signed in the SDK; S3 has no negative ones.
-fn unsigned(size: Option<i64>) -> u64 {
+pub(super) fn unsigned(size: Option<i64>) -> u64 {
     size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0)
 }
 

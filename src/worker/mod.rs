@@ -274,7 +274,11 @@ impl Life {
                 abort: view.drain.abort.clone(),
                 worker: Arc::clone(&view.worker),
             };
-            let pace = yields.then(|| Arc::new(Pace::new(Arc::clone(&foreground))));
+            let pace = yields.then(|| {
+                let batch = self.settings.cleanup;
+                let pace = Pace::new(Arc::clone(&foreground), batch.batch_keys, batch.batch_wait);
+                Arc::new(pace)
+            });
             let prefetch = self.settings.lanes.of(*lane).prefetch;
             lanes.spawn(LaneRunner::new(parts, prefetch, view.drain.stop.clone(), pace).run());
         }

@@ -6,10 +6,10 @@ use crate::{
     broker::rabbitmq::{RabbitSettings, TopologyMode},
     config::{self, Settings},
     job::{Circuit, Lane, wire},
-    lane::{AllowList, LaneLimits},
+    lane::{AllowList, BatchLimits, LaneLimits},
     metrics::Metrics,
     resilience::{CircuitBreaker, CircuitSettings, RetryPolicy, TokioClock},
-    storage::{Checksums, StorageSettings},
+    storage::{COPY_WHOLE_UP_TO, Checksums, StorageSettings},
 };
 
 /// Jobs a lane may have started at a time, as a multiple of its concurrency: those that wait between
@@ -35,6 +35,7 @@ pub fn storage_settings(settings: &Settings) -> StorageSettings {
             config::Checksums::WhenRequired => Checksums::WhenRequired,
         },
         credentials: None,
+        copy_whole_up_to: COPY_WHOLE_UP_TO,
     }
 }
 
@@ -93,9 +94,18 @@ pub(super) fn new_breaker(
 pub(super) fn lane_limits(lane: Lane, settings: &Settings) -> LaneLimits {
     let numbers = settings.lanes.of(lane);
     let retry = &settings.retry;
+    let batch = (lane == Lane::Cleanup).then_some(BatchLimits {
+        keys: settings.cleanup.batch_keys,
+        wait: settings.cleanup.batch_wait,
+    });
+    let admission = match batch {
+        // All that is in hand, or no batch could fill.
+        Some(limits) if limits.keys > 1 => usize::from(numbers.prefetch),
+        Some(_) | None => (numbers.concurrency * ADMISSION).min(usize::from(numbers.prefetch)),
+    };
     LaneLimits {
         concurrency: numbers.concurrency,
-        admission: (numbers.concurrency * ADMISSION).min(usize::from(numbers.prefetch)),
+        admission,
         rules: wire::Rules {
             max_message_bytes: settings.limits.max_message_bytes,
             destination_roots: settings.destinations.file_roots.clone(),
@@ -114,5 +124,6 @@ pub(super) fn lane_limits(lane: Lane, settings: &Settings) -> LaneLimits {
         job_deadline: settings.limits.job_deadline,
         max_reply_bytes: settings.limits.max_reply_bytes,
         events: settings.events.enabled,
+        batch,
     }
 }

@@ -98,9 +98,9 @@ fn table() -> Vec<Bad> {
         bad(put(json!({"operation": "fly"})), "unsupported", "fly"),
         bad(
             json!({"version": 1, "operation": "copy_object", "bucket": "b", "key": "k",
-            "source": {"bucket": "b", "key": "l"}}),
-            "unsupported",
-            "copy_object",
+            "source": {"bucket": "b", "key": ""}}),
+            "malformed",
+            "source.key",
         ),
         bad(put(json!({"bucket": "a/b"})), "malformed", "bucket"),
         bad(put(json!({"key": ""})), "malformed", "key"),

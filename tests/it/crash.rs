@@ -159,6 +159,12 @@ impl Case {
             .set("retry.max_attempts", "1")
             .set("circuit.failure_threshold", "1000")
             .set("drain.timeout", "100ms");
+        // A batch is one call: at these points the jobs are to call by themselves.
+        let by_themselves = point.starts_with("call.") || ending == Requeued;
+        let stage = match by_themselves {
+            true => stage.set("cleanup.batch_keys", "1"),
+            false => stage,
+        };
         if lane != Lane::Upload {
             let objects = (0..JOBS).map(|n| (key(n), text(n)));
             stage.store(objects).await;

@@ -17,7 +17,10 @@ mod broker_subject;
 mod broker_topology;
 mod circuit;
 mod cleanup;
+mod cleanup_batches;
+mod cleanup_prefix;
 mod cli;
+mod copies;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod dead;

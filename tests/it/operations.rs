@@ -53,6 +53,22 @@ async fn every_operation_answers_in_the_contracts_shape() {
     let row = stage.row("list").await.unwrap();
     assert_eq!(row.result, Some(json!({"count": 1, "truncated": false})));
 
+    let copy = json!({"version": 1, "operation": "copy_object", "bucket": "b", "key": "p/copy",
+        "source": {"bucket": "source", "key": "k"}});
+    stage.s3.create_bucket("source");
+    let source = [("k".to_owned(), "text".to_owned())];
+    stage.store_in("source", source.into_iter()).await;
+    let report = ask(&stage, Lane::Upload, "copy", copy).await;
+    assert_eq!(report["result"]["size"], 4, "{report}");
+    assert!(report["result"]["etag"].is_string());
+    assert_eq!(report["key"], "p/copy");
+    assert_eq!(stage.s3.object("b", "p/copy"), Some(b"text".to_vec()));
+
+    let delete = json!({"version": 1, "operation": "delete_prefix", "bucket": "b", "prefix": "p/"});
+    let report = ask(&stage, Lane::Cleanup, "prefix", delete).await;
+    assert_eq!(report["result"], json!({"deleted": 1}), "{report}");
+    assert_eq!(stage.s3.object("b", "p/copy"), None);
+
     let delete =
         json!({"version": 1, "operation": "delete_object", "bucket": "b", "key": "d/a.bin"});
     let report = ask(&stage, Lane::Cleanup, "delete", delete).await;

@@ -18,6 +18,7 @@ use bucket_brigade::{
     lane::LaneState,
     ledger::{self, JobFilter, JobRecord, Ledger},
     resilience::CircuitBreaker,
+    storage::StorageSettings,
     worker::{Worker, new_owner, storage_settings},
 };
 use futures_util::StreamExt;
@@ -127,9 +128,15 @@ impl Stage {
 
     /// A worker in this process, on all lanes.
     pub(crate) async fn worker(&self) -> Worker {
+        self.worker_with(|_| {}).await
+    }
+
+    /// The same with S3 reached in another way.
+    pub(crate) async fn worker_with(&self, change: impl FnOnce(&mut StorageSettings)) -> Worker {
         let settings = self.settings();
         let mut storage = storage_settings(&settings);
         storage.credentials = Some(self.s3.credentials());
+        change(&mut storage);
         Worker::start_with_storage(&settings, &Lane::ALL, storage)
             .await
             .unwrap()
@@ -241,8 +248,16 @@ impl Stage {
     }
 
     /// Puts objects into bucket `b`; the journal does not have them.
-    #[cfg(feature = "failpoints")]
     pub(crate) async fn store(&self, objects: impl Iterator<Item = (String, String)>) {
+        self.store_in("b", objects).await;
+    }
+
+    /// The same in another bucket.
+    pub(crate) async fn store_in(
+        &self,
+        bucket: &str,
+        objects: impl Iterator<Item = (String, String)>,
+    ) {
         let config = aws_sdk_s3::Config::builder()
             .behavior_version_latest()
             .endpoint_url(self.s3.endpoint())
@@ -252,7 +267,7 @@ impl Stage {
             .build();
         let client = aws_sdk_s3::Client::from_conf(config);
         for (key, text) in objects {
-            let put = client.put_object().bucket("b").key(key);
+            let put = client.put_object().bucket(bucket).key(key);
             put.body(text.into_bytes().into()).send().await.unwrap();
         }
         self.s3.journal().reset();

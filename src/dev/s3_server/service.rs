@@ -10,7 +10,7 @@ use s3s::{S3, S3Error, S3Request, S3Response, S3Result, dto::*, s3_error};
 use super::{
     receive::{digest_of, receive},
     shapes::{
-        MOST_KEYS, RefusedKeys, attributes_of, check_read, content_type, delete_each,
+        MOST_KEYS, RefusedKeys, attributes_of, check_read, content_type, delete_each, encoded,
         only_version_null, query, read, shown, source_of, tag_count, tags,
     },
     store::{After, Attributes, CompletePart, Conditions, Store},
@@ -244,10 +244,11 @@ impl S3 for Service {
         let page = self.0.list(&input.bucket, &query)?;
         let count = page.objects.len() + page.common_prefixes.len();
         let next = page.next.as_ref().map(After::token);
-        let (contents, common_prefixes) = shown(page);
+        let encoding = input.encoding_type.as_ref();
+        let (contents, common_prefixes) = shown(page, encoding);
         answer(ListObjectsV2Output {
             name: Some(input.bucket),
-            prefix: Some(query.prefix),
+            prefix: Some(encoded(query.prefix, encoding)),
             max_keys: Some(most),
             key_count: i32::try_from(count).ok(),
             continuation_token: input.continuation_token,
@@ -255,10 +256,9 @@ impl S3 for Service {
             next_continuation_token: next,
             contents,
             common_prefixes,
-            delimiter: input.delimiter,
-            // Keys are never URL-encoded, so the answer must not say that they are.
-            encoding_type: None,
-            start_after: input.start_after,
+            delimiter: input.delimiter.map(|text| encoded(text, encoding)),
+            start_after: input.start_after.map(|text| encoded(text, encoding)),
+            encoding_type: input.encoding_type,
             request_charged: None,
         })
     }
@@ -276,7 +276,8 @@ impl S3 for Service {
             .next
             .clone()
             .map(|(After::Key(next) | After::CommonPrefix(next))| next);
-        let (contents, common_prefixes) = shown(page);
+        // Keys are never URL-encoded here, and the answer does not say that they are.
+        let (contents, common_prefixes) = shown(page, None);
         answer(ListObjectsOutput {
             name: Some(input.bucket),
             prefix: Some(query.prefix),

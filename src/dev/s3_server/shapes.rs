@@ -8,8 +8,8 @@ use s3s::{
     S3Error, S3ErrorCode, S3Result,
     dto::{
         CommonPrefix, CommonPrefixList, CopySource, DeletedObject, DeletedObjects, ETagCondition,
-        Error, Errors, Object as S3Object, ObjectIdentifier, ObjectIdentifierList, ObjectList,
-        ObjectStorageClass, StreamingBlob,
+        EncodingType, Error, Errors, Object as S3Object, ObjectIdentifier, ObjectIdentifierList,
+        ObjectList, ObjectStorageClass, StreamingBlob,
     },
     s3_error,
 };
@@ -178,10 +178,28 @@ pub(super) fn query(
     Ok((query, most))
 }
 
-pub(super) fn shown(page: Page) -> (Option<ObjectList>, Option<CommonPrefixList>) {
+/// A text as the caller wants it in the XML of a list.
+pub(super) fn encoded(text: String, encoding: Option<&EncodingType>) -> String {
+    if encoding.is_none_or(|encoding| encoding.as_str() != EncodingType::URL) {
+        return text;
+    }
+    let escape = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'*' | b'/' => {
+            char::from(byte).to_string()
+        }
+        b' ' => "+".to_owned(),
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(escape).collect()
+}
+
+pub(super) fn shown(
+    page: Page,
+    encoding: Option<&EncodingType>,
+) -> (Option<ObjectList>, Option<CommonPrefixList>) {
     let objects = page.objects.into_iter().map(|(key, object)| S3Object {
         e_tag: Some(object.e_tag()),
-        key: Some(key),
+        key: Some(encoded(key, encoding)),
         last_modified: Some(object.modified.into()),
         size: i64::try_from(object.size).ok(),
         storage_class: Some(ObjectStorageClass::from_static(
@@ -190,7 +208,7 @@ pub(super) fn shown(page: Page) -> (Option<ObjectList>, Option<CommonPrefixList>
         ..S3Object::default()
     });
     let prefixes = page.common_prefixes.into_iter().map(|prefix| CommonPrefix {
-        prefix: Some(prefix),
+        prefix: Some(encoded(prefix, encoding)),
     });
     (Some(objects.collect()), Some(prefixes.collect()))
 }

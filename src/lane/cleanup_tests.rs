@@ -1,0 +1,152 @@
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::*;
+use crate::{
+    job::{Operation, operation::DeleteObject},
+    ledger::Fence,
+    storage::script::{Answer, Stage, job},
+};
+
+const WAIT: Duration = Duration::from_secs(5);
+
+/// A gatherer on a script that takes three keys a call.
+struct Lane {
+    stage: Stage,
+    gathering: Arc<Gathering>,
+    stop: CancellationToken,
+    tasks: JoinSet<Option<Result<Done, Stop>>>,
+    _gatherer: JoinSet<()>,
+}
+
+impl Lane {
+    fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
+        let stage = Stage::new(answers);
+        let limits = BatchLimits {
+            keys: 3,
+            wait: WAIT,
+        };
+        let retry = stage.context().retry;
+        let (gathering, gatherer) = Gatherer::new(&stage.storage, &stage.slots, retry, limits);
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(gatherer.run(stop.clone()));
+        Self {
+            stage,
+            gathering: Arc::new(gathering),
+            stop,
+            tasks: JoinSet::new(),
+            _gatherer: tasks,
+        }
+    }
+
+    fn delete(&mut self, bucket: &str, key: &str) {
+        self.delete_taken(bucket, key, taken());
+    }
+
+    fn delete_taken(&mut self, bucket: &str, key: &str, taken: Taken) {
+        let delete = DeleteObject {
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+            version_id: None,
+        };
+        let (gathering, storage) = (Arc::clone(&self.gathering), Arc::clone(&self.stage.storage));
+        let (context, job) = (self.stage.context(), job(Operation::DeleteObject(delete)));
+        self.tasks
+            .spawn(async move { gathering.delete(&job, &context, &storage, taken).await });
+    }
+
+    /// How long it takes until all jobs have their ends, each of them done.
+    async fn until_done(&mut self) -> Duration {
+        let began = Instant::now();
+        while let Some(end) = self.tasks.join_next().await {
+            let end = end.unwrap();
+            assert!(matches!(end, Some(Ok(_))), "{end:?}");
+        }
+        began.elapsed()
+    }
+
+    fn hold_slots(&self) -> OwnedSemaphorePermit {
+        let slots = Arc::clone(&self.stage.slots);
+        slots.try_acquire_many_owned(2).unwrap()
+    }
+}
+
+fn taken() -> Taken {
+    let epoch = crate::job::Timestamp::from_micros(0);
+    Taken {
+        fence: Fence(1),
+        attempts: 0,
+        parks: 0,
+        panics: 0,
+        unfinished: 0,
+        enqueued_at: epoch,
+        started_at: epoch,
+        age_from: epoch,
+    }
+}
+
+fn gone(keys: &[&str]) -> Answer {
+    Answer::deletes(keys, &[])
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_group_is_sent_at_once_and_the_rest_when_its_wait_is_over() {
+    let mut lane = Lane::new([gone(&["a", "b", "c"]), gone(&["d", "e"])]);
+    for key in ["a", "b", "c", "d", "e"] {
+        lane.delete("b", key);
+    }
+    assert_eq!(lane.until_done().await, WAIT);
+    let at: Vec<_> = lane.stage.seen().iter().map(|seen| seen.at).collect();
+    assert_eq!(at.len(), 2);
+    assert_eq!(at[1] - at[0], WAIT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_bucket_has_its_own_call() {
+    let mut lane = Lane::new([Answer::status(204)]);
+    lane.delete("one", "k");
+    lane.delete("two", "k");
+    assert_eq!(lane.until_done().await, WAIT);
+    assert_eq!(lane.stage.seen().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_no_group_to_fill() {
+    let mut lane = Lane::new([gone(&["a", "b"]), Answer::status(204)]);
+    lane.delete("b", "a");
+    lane.delete("b", "b");
+    tokio::task::yield_now().await;
+    lane.stop.cancel();
+    assert_eq!(lane.until_done().await, Duration::ZERO);
+    lane.delete("b", "c");
+    assert_eq!(lane.until_done().await, Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_grows_on_while_every_slot_is_taken() {
+    let mut lane = Lane::new([gone(&["a", "b"])]);
+    let slots = lane.hold_slots();
+    lane.delete("b", "a");
+    tokio::time::sleep(WAIT + WAIT).await;
+    lane.delete("b", "b");
+    tokio::task::yield_now().await;
+    drop(slots);
+    assert!(lane.until_done().await <= WAIT_FOR_SLOT);
+    assert_eq!(lane.stage.seen().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_with_a_panic_or_an_unfinished_claim_is_not_batched_again() {
+    let mut lane = Lane::new([Answer::status(204)]);
+    for (panics, unfinished) in [(1, 0), (0, 1)] {
+        let taken = Taken {
+            panics,
+            unfinished,
+            ..taken()
+        };
+        lane.delete_taken("b", "k", taken);
+        let end = lane.tasks.join_next().await.unwrap().unwrap();
+        assert!(end.is_none(), "{end:?}");
+    }
+    assert!(lane.stage.seen().is_empty());
+}

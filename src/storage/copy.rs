@@ -1,0 +1,342 @@
+//! Copies within S3: in one call up to 5 GiB, in parts above.
+//!
+//! A HEAD of the source comes first: its size decides how, and how long a call may take (RESILIENCE.md, event
+//! 18), and its `ETag` is a condition of every call after it, so that a source that changes meanwhile fails plainly
+//! instead of giving half of each. A copy in parts starts anew in every run, and aborts what it began when it
+//! fails. What a killed run began is not known here.
+
+use std::ops::RangeInclusive;
+
+use aws_sdk_s3::{
+    config::{self, StalledStreamProtectionConfig},
+    operation::head_object::HeadObjectOutput,
+    types::{CompletedMultipartUpload, CompletedPart},
+};
+use futures_util::future::join_all;
+
+use super::{
+    Done, Stop,
+    guard::{Attempt, Caller},
+    service::{EXISTS, StorageService, escaped, query_string, unsigned},
+};
+use crate::job::{
+    CallName, Failure, FailureClass, JobResult, OperationName, message::header,
+    operation::CopyObject,
+};
+
+const MIB: u64 = 1 << 20;
+/// What one call copies at most, and S3's largest part.
+pub const WHOLE: u64 = 5 << 30;
+/// Size of a part, unless the object needs larger ones; chosen: no byte of it passes here.
+const PART: u64 = 256 * MIB;
+/// Parts of one object; S3 takes 10,000, and the rest is for rounding.
+const MOST_PARTS: u64 = 9_500;
+/// Parts of one copy at a time; each takes a slot of the lane.
+const AT_A_TIME: usize = 4;
+
+/// The copy of one job.
+#[derive(Debug)]
+pub(super) struct CopyService<'a>(pub(super) Caller<'a>);
+
+/// The source as the HEAD found it.
+struct Found {
+    size: u64,
+    etag: Option<String>,
+    /// As the header `x-amz-copy-source` wants it.
+    place: String,
+    head: HeadObjectOutput,
+}
+
+type Copied = (Option<String>, Option<String>);
+
+impl CopyService<'_> {
+    /// Copies an object with its metadata and tags.
+    ///
+    /// Fails `permanent` for a missing source, and `job_local` as `source_changed` when it is replaced meanwhile. May
+    /// be dropped at any await; the next run starts anew.
+    pub(super) async fn copy_object(&self, copy: &CopyObject) -> Result<Done, Stop> {
+        let name = OperationName::CopyObject;
+        let work = async {
+            let found = self.look(copy).await?;
+            let copied = if found.size <= self.0.storage.clients.copy_whole_up_to {
+                self.whole(copy, &found).await?
+            } else {
+                self.in_parts(copy, &found).await?
+            };
+            Ok((copied, found.size))
+        };
+        let ((etag, version_id), size) = self.0.counted(name, &copy.bucket, work).await?;
+        Ok(JobResult::Stored {
+            etag,
+            version_id,
+            size,
+        }
+        .into())
+    }
+
+    async fn look(&self, copy: &CopyObject) -> Result<Found, Stop> {
+        let source = &copy.source;
+        let version_id = source.version_id.as_deref();
+        let service = &StorageService(self.0);
+        let name = OperationName::HeadObject;
+        let head = self.0.guarded(name, |attempt| async move {
+            service
+                .head(&attempt, &source.bucket, &source.key, version_id)
+                .await
+        });
+        let head = self.0.counted(name, &source.bucket, head).await?;
+        let key: Vec<_> = source.key.split('/').map(escaped).collect();
+        let version = version_id.map(|id| format!("?versionId={}", escaped(id)));
+        Ok(Found {
+            size: unsigned(head.content_length),
+            etag: head.e_tag.clone(),
+            place: format!(
+                "{}/{}{}",
+                source.bucket,
+                key.join("/"),
+                version.unwrap_or_default()
+            ),
+            head,
+        })
+    }
+
+    async fn whole(&self, copy: &CopyObject, found: &Found) -> Result<Copied, Stop> {
+        let name = OperationName::CopyObject;
+        let work = self.0.guarded(name, |attempt| {
+            let request = self.0.client.copy_object();
+            let request = request
+                .bucket(&copy.bucket)
+                .key(&copy.key)
+                .copy_source(&found.place)
+                .set_copy_source_if_match(found.etag.clone())
+                .customize()
+                .config_override(self.patience(found.size));
+            async move {
+                let copied = attempt.request(name, request.send()).await;
+                let copied = copied.map_err(of_source)?;
+                let result = copied.copy_object_result;
+                Ok((result.and_then(|result| result.e_tag), copied.version_id))
+            }
+        });
+        work.await
+    }
+
+    async fn in_parts(&self, copy: &CopyObject, found: &Found) -> Result<Copied, Stop> {
+        let upload_id = self.create(copy, found).await?;
+        let end = self.fill(copy, found, &upload_id).await;
+        if end.is_err() {
+            self.abort(copy, &upload_id).await;
+        }
+        end
+    }
+
+    async fn create(&self, copy: &CopyObject, found: &Found) -> Result<String, Stop> {
+        let tags = self.tags(copy, found).await?;
+        let name = CallName::CreateMultipartUpload;
+        let head = &found.head;
+        // What a copy in one call takes over by itself; the job's id tells a repeated completion its own object.
+        let create = self.0.client.create_multipart_upload();
+        let create = create
+            .bucket(&copy.bucket)
+            .key(&copy.key)
+            .set_metadata(head.metadata.clone())
+            .metadata(header::JOB, self.0.job.as_str())
+            .set_content_type(head.content_type.clone())
+            .set_cache_control(head.cache_control.clone())
+            .set_content_disposition(head.content_disposition.clone())
+            .set_content_encoding(head.content_encoding.clone())
+            .set_content_language(head.content_language.clone())
+            .set_tagging(tags);
+        let work = self.0.guarded(name, |attempt| {
+            let create = create.clone();
+            async move {
+                let created = attempt.request(name, create.send()).await?;
+                created.upload_id.ok_or_else(|| unreadable("an upload id"))
+            }
+        });
+        self.0.counted(name, &copy.bucket, work).await
+    }
+
+    /// The source's tags as a query, if it has any.
+    async fn tags(&self, copy: &CopyObject, found: &Found) -> Result<Option<String>, Stop> {
+        if found.head.tag_count.unwrap_or(0) == 0 {
+            return Ok(None);
+        }
+        let source = &copy.source;
+        let name = CallName::GetObjectTagging;
+        let get = self.0.client.get_object_tagging();
+        let get = get.bucket(&source.bucket).key(&source.key);
+        let get = get.set_version_id(source.version_id.clone());
+        let work = self.0.guarded(name, |attempt| {
+            let get = get.clone();
+            async move { attempt.request(name, get.send()).await }
+        });
+        let tagging = self.0.counted(name, &source.bucket, work).await?;
+        let tags = tagging.tag_set.into_iter().map(|tag| (tag.key, tag.value));
+        Ok(Some(query_string(&tags.collect())))
+    }
+
+    async fn fill(
+        &self,
+        copy: &CopyObject,
+        found: &Found,
+        upload_id: &str,
+    ) -> Result<Copied, Stop> {
+        let ranges = parts_of(found.size, self.0.storage.clients.copy_whole_up_to);
+        let numbered: Vec<_> = (1..).zip(ranges).collect();
+        let mut parts = Vec::with_capacity(numbered.len());
+        for few in numbered.chunks(AT_A_TIME) {
+            let few = few
+                .iter()
+                .map(|(number, range)| self.copy_part(copy, found, upload_id, *number, range));
+            for part in join_all(few).await {
+                parts.push(part?);
+            }
+        }
+        self.complete(copy, found, upload_id, parts).await
+    }
+
+    async fn copy_part(
+        &self,
+        copy: &CopyObject,
+        found: &Found,
+        upload_id: &str,
+        number: i32,
+        range: &RangeInclusive<u64>,
+    ) -> Result<CompletedPart, Stop> {
+        let name = CallName::UploadPartCopy;
+        let work = self.0.guarded(name, |attempt| {
+            let request = self.0.client.upload_part_copy();
+            let request = request
+                .bucket(&copy.bucket)
+                .key(&copy.key)
+                .upload_id(upload_id)
+                .part_number(number)
+                .copy_source(&found.place)
+                .copy_source_range(format!("bytes={}-{}", range.start(), range.end()))
+                .set_copy_source_if_match(found.etag.clone())
+                .customize()
+                .config_override(self.patience(range.end() - range.start() + 1));
+            async move {
+                let part = attempt.request(name, request.send()).await;
+                let result = part.map_err(of_source)?.copy_part_result;
+                let etag = result.and_then(|result| result.e_tag);
+                let etag = etag.ok_or_else(|| unreadable("the part's ETag"))?;
+                let part = CompletedPart::builder().part_number(number).e_tag(etag);
+                Ok(part.build())
+            }
+        });
+        self.0.counted(name, &copy.bucket, work).await
+    }
+
+    async fn complete(
+        &self,
+        copy: &CopyObject,
+        found: &Found,
+        upload_id: &str,
+        parts: Vec<CompletedPart>,
+    ) -> Result<Copied, Stop> {
+        let name = CallName::CompleteMultipartUpload;
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts));
+        let parts = parts.build();
+        let work = self.0.guarded(name, |attempt| {
+            let request = self.0.client.complete_multipart_upload();
+            let request = request
+                .bucket(&copy.bucket)
+                .key(&copy.key)
+                .upload_id(upload_id)
+                .multipart_upload(parts.clone())
+                .customize()
+                .config_override(self.patience(found.size));
+            async move {
+                match attempt.request(name, request.send()).await {
+                    Ok(done) => Ok((done.e_tag, done.version_id)),
+                    Err(failure) if failure.code == "NoSuchUpload" => {
+                        self.own_object(&attempt, copy, found, failure).await
+                    }
+                    Err(failure) => Err(failure),
+                }
+            }
+        });
+        self.0.counted(name, &copy.bucket, work).await
+    }
+
+    /// Second look at an upload that is gone: an earlier try, whose answer was lost, may have completed it.
+    async fn own_object(
+        &self,
+        attempt: &Attempt<'_>,
+        copy: &CopyObject,
+        found: &Found,
+        gone: Failure,
+    ) -> Result<Copied, Failure> {
+        let head = StorageService(self.0)
+            .head(attempt, &copy.bucket, &copy.key, None)
+            .await?;
+        let owner = head.metadata.as_ref().and_then(|it| it.get(header::JOB));
+        let is_own = owner.is_some_and(|owner| owner == self.0.job.as_str());
+        if is_own && unsigned(head.content_length) == found.size {
+            Ok((head.e_tag, head.version_id))
+        } else {
+            Err(gone)
+        }
+    }
+
+    /// Best effort: the copy's own failure is what the job hears.
+    async fn abort(&self, copy: &CopyObject, upload_id: &str) {
+        let name = CallName::AbortMultipartUpload;
+        let abort = self.0.client.abort_multipart_upload();
+        let abort = abort
+            .bucket(&copy.bucket)
+            .key(&copy.key)
+            .upload_id(upload_id);
+        let work = self.0.guarded(name, |attempt| {
+            let abort = abort.clone();
+            async move { attempt.request(name, abort.send()).await }
+        });
+        if let Err(stop) = self.0.counted(name, &copy.bucket, work).await {
+            let (bucket, key) = (&copy.bucket, &copy.key);
+            tracing::warn!(job = %self.0.job, bucket, key, upload_id, ?stop, "an upload begun for a copy is not aborted: a lifecycle rule will have to");
+        }
+    }
+
+    /// Time for so many bytes. S3 sends next to nothing while it copies, which is no stalled body.
+    fn patience(&self, size: u64) -> config::Builder {
+        config::Builder::new()
+            .timeout_config(self.0.storage.clients.timeouts_for(size))
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+    }
+}
+
+/// The ranges of the parts, in order: equal but for the last.
+fn parts_of(size: u64, whole_up_to: u64) -> impl Iterator<Item = RangeInclusive<u64>> {
+    let needed = size.div_ceil(MOST_PARTS).div_ceil(MIB) * MIB;
+    let part = needed.max(PART.min(whole_up_to)).min(WHOLE);
+    let starts = (0..size.div_ceil(part)).map(move |index| index * part);
+    starts.map(move |start| start..=(start + part).min(size) - 1)
+}
+
+/// A condition that does not hold: the source is not what the HEAD saw.
+fn of_source(failure: Failure) -> Failure {
+    if failure.code != EXISTS {
+        return failure;
+    }
+    Failure {
+        class: FailureClass::JobLocal,
+        code: "source_changed".to_owned(),
+        message: "the source was replaced while it was copied".to_owned(),
+        ..failure
+    }
+}
+
+fn unreadable(what: &str) -> Failure {
+    let message = format!("the answer lacks {what}");
+    let failure = Failure::ours(FailureClass::Unavailable, "response_unreadable", message);
+    Failure {
+        called: true,
+        ..failure
+    }
+}
+
+#[cfg(test)]
+#[path = "copy_tests.rs"]
+mod tests;

@@ -1,0 +1,212 @@
+use super::*;
+use crate::{
+    job::{
+        Operation,
+        operation::{CopySource, PutOptions},
+    },
+    storage::script::{Answer, Stage, op},
+};
+
+fn copy(version_id: Option<&str>) -> Operation {
+    Operation::CopyObject(CopyObject {
+        bucket: "b".into(),
+        key: "copy".into(),
+        source: CopySource {
+            bucket: "from".into(),
+            key: "a b/ä".into(),
+            version_id: version_id.map(str::to_owned),
+        },
+    })
+}
+
+/// The script copies up to 100 bytes at once.
+fn source(size: u64) -> Answer {
+    Answer::status(200)
+        .header("content-length", size)
+        .header("etag", "\"s\"")
+        .header("content-type", "x/y")
+        .header("x-amz-meta-who", "me")
+}
+
+fn copied() -> Answer {
+    Answer::body(
+        200,
+        "<CopyObjectResult><ETag>\"c\"</ETag></CopyObjectResult>",
+    )
+}
+
+fn part(number: u32) -> Answer {
+    let etag = format!("<CopyPartResult><ETag>\"p{number}\"</ETag></CopyPartResult>");
+    Answer::body(200, &etag)
+}
+
+fn created() -> Answer {
+    let xml =
+        "<InitiateMultipartUploadResult><UploadId>u1</UploadId></InitiateMultipartUploadResult>";
+    Answer::body(200, xml)
+}
+
+fn completed() -> Answer {
+    let xml = "<CompleteMultipartUploadResult><ETag>\"c-2\"</ETag></CompleteMultipartUploadResult>";
+    Answer::body(200, xml)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_object_is_one_call_bound_to_the_etag_that_was_seen() {
+    let stage = Stage::new([source(100), copied().header("x-amz-version-id", "v2")]);
+    let done = stage.run(copy(Some("v/1"))).await.unwrap();
+    let expected = JobResult::Stored {
+        etag: Some("\"c\"".into()),
+        version_id: Some("v2".into()),
+        size: 100,
+    };
+    assert_eq!(done.result, expected);
+    let [head, put] = stage.seen().try_into().unwrap();
+    assert_eq!(head.method, "HEAD");
+    assert!(
+        head.uri.contains("/from/a%20b/%C3%A4?versionId=v%2F1"),
+        "{}",
+        head.uri
+    );
+    assert!(put.uri.contains("/b/copy"), "{}", put.uri);
+    let place = "from/a%20b/%C3%A4?versionId=v%2F1";
+    assert_eq!(put.headers["x-amz-copy-source"], place);
+    assert_eq!(put.headers["x-amz-copy-source-if-match"], "\"s\"");
+    assert_eq!(stage.operations("copy_object", "success"), 1);
+    assert_eq!(stage.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_inside_a_200_is_tried_again() {
+    let inside = "<Error><Code>InternalError</Code><Message>x</Message></Error>";
+    let stage = Stage::new([source(1), Answer::body(200, inside), copied()]);
+    assert!(stage.run(copy(None)).await.is_ok());
+    assert_eq!(stage.requests(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_changes_or_is_missing_fails_for_good() {
+    let changed = Answer::error(412, "PreconditionFailed");
+    let stage = Stage::new([source(1), changed]);
+    let failure = stage.failure(copy(None)).await;
+    assert_eq!(failure.code, "source_changed");
+    assert_eq!(failure.class, FailureClass::JobLocal);
+    assert_eq!(stage.requests(), 2);
+
+    let stage = Stage::new([Answer::status(404)]);
+    let failure = stage.failure(copy(None)).await;
+    assert_eq!(failure.class, FailureClass::Permanent);
+    assert_eq!(stage.requests(), 1);
+    assert_eq!(stage.operations("copy_object", "error"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_has_a_second_for_each_mebibyte_of_the_source() {
+    let stage = Stage::new([source(100), Answer::Silence]);
+    let began = tokio::time::Instant::now();
+    stage.failure(copy(None)).await;
+    let small = began.elapsed();
+    let stage = Stage::new([source(1 << 30), created(), Answer::Silence]);
+    let began = tokio::time::Instant::now();
+    stage.failure(copy(None)).await;
+    // Parts have 1 MiB at least: three attempts of a second more each.
+    assert!(began.elapsed() >= small + std::time::Duration::from_secs(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_object_goes_in_parts_with_what_describes_it() {
+    let size = 2 * MIB + 1;
+    let tags = "<Tagging><TagSet><Tag><Key>t</Key><Value>1 2</Value></Tag></TagSet></Tagging>";
+    let stage = Stage::new([
+        source(size).header("x-amz-tagging-count", 1),
+        Answer::body(200, tags),
+        created(),
+        part(1),
+        part(2),
+        part(3),
+        completed(),
+    ]);
+    let done = stage.run(copy(None)).await.unwrap();
+    let expected = JobResult::Stored {
+        etag: Some("\"c-2\"".into()),
+        version_id: None,
+        size,
+    };
+    assert_eq!(done.result, expected);
+    let seen = stage.seen();
+    let create = &seen[2].headers;
+    assert_eq!(create["content-type"], "x/y");
+    assert_eq!(create["x-amz-meta-who"], "me");
+    assert_eq!(create["x-amz-tagging"], "t=1%202");
+    let ranges: Vec<_> = seen[3..6]
+        .iter()
+        .map(|seen| {
+            assert_eq!(seen.headers["x-amz-copy-source-if-match"], "\"s\"");
+            seen.headers["x-amz-copy-source-range"].as_str()
+        })
+        .collect();
+    assert_eq!(
+        ranges,
+        [
+            "bytes=0-1048575",
+            "bytes=1048576-2097151",
+            "bytes=2097152-2097152"
+        ]
+    );
+    assert!(seen[6].body.contains("<PartNumber>3</PartNumber>"));
+    assert_eq!(stage.operations("upload_part_copy", "success"), 3);
+    assert_eq!(stage.operations("copy_object", "success"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_fails_midway_aborts_what_it_began() {
+    let changed = Answer::error(412, "PreconditionFailed");
+    let stage = Stage::new([source(MIB), created(), changed, Answer::status(204)]);
+    assert_eq!(stage.failure(copy(None)).await.code, "source_changed");
+    let seen = stage.seen();
+    let last = seen.last().unwrap();
+    assert_eq!(last.method, "DELETE");
+    assert!(last.uri.contains("uploadId=u1"), "{}", last.uri);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_completion_whose_answer_was_lost_finds_its_own_object() {
+    let gone = || Answer::error(404, "NoSuchUpload");
+    let own = source(MIB).header("x-amz-meta-brigade-job", "job-1");
+    let begun = [source(MIB), created(), part(1), Answer::Reset, gone()];
+    let stage = Stage::new(begun.clone().into_iter().chain([own]));
+    assert!(stage.run(copy(None)).await.is_ok());
+    let stage = Stage::new(begun.into_iter().chain([source(MIB)]));
+    assert_eq!(stage.failure(copy(None)).await.code, "NoSuchUpload");
+}
+
+#[test]
+fn parts_cover_the_object_and_stay_within_s3_s_numbers() {
+    let five_tib = 5 << 40;
+    for size in [WHOLE + 1, 100 * WHOLE, five_tib, 48 << 40] {
+        let parts: Vec<_> = parts_of(size, WHOLE).collect();
+        assert!(parts.len() <= 10_000, "{} parts", parts.len());
+        assert_eq!(
+            (*parts[0].start(), *parts[parts.len() - 1].end()),
+            (0, size - 1)
+        );
+        let joined = |pair: &[RangeInclusive<u64>]| pair[0].end() + 1 == *pair[1].start();
+        assert!(parts.windows(2).all(joined));
+        assert!(parts.iter().all(|part| part.end() - part.start() < WHOLE));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_412_on_the_first_attempt_of_a_redelivery_may_be_our_own_earlier_put() {
+    let own = Answer::status(200)
+        .header("content-length", 5)
+        .header("etag", "\"e\"")
+        .header("x-amz-meta-brigade-job", "job-1");
+    let stage = Stage::new([Answer::error(412, "PreconditionFailed"), own]);
+    let options = PutOptions {
+        if_none_match: true,
+        ..PutOptions::default()
+    };
+    assert!(stage.run(op::put(options)).await.is_ok());
+    assert_eq!(stage.requests(), 2, "one attempt and one look");
+}
