@@ -139,3 +139,50 @@ async fn a_conditional_put_whose_worker_died_after_it_is_done_on_its_redelivery(
     assert_eq!(row.attempts, 2, "the put that met 412, and the look");
     stage.assert_all_completed().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_copies_and_deletes_by_prefix() {
+    use crate::cli::{json, run, text};
+    let stage = with_source().await;
+    let objects = [("k".to_owned(), "text".to_owned())];
+    stage.store_in("source", objects.into_iter()).await;
+    let worker = stage.worker().await;
+    stage.until_consuming(&worker).await;
+    let copy = [
+        "enqueue",
+        "copy",
+        "s3://source/k",
+        "s3://b/p/copy",
+        "--wait",
+    ];
+    let copy = run(&stage, &copy).await;
+    assert_eq!(copy.status.code(), Some(0), "{}", text(&copy.stderr));
+    assert_eq!(stage.s3.object("b", "p/copy"), Some(b"text".to_vec()));
+    let delete = [
+        "enqueue",
+        "delete",
+        "--prefix",
+        "s3://b/p/",
+        "--wait",
+        "--output",
+        "json",
+    ];
+    let delete = run(&stage, &delete).await;
+    assert_eq!(
+        json(&delete)["result"]["deleted"],
+        1,
+        "{}",
+        text(&delete.stderr)
+    );
+    for wrong in [
+        vec!["enqueue", "delete", "--prefix", "s3://b/"],
+        vec!["enqueue", "delete", "--prefix", "s3://b/p/", "s3://b/q/"],
+    ] {
+        assert_eq!(
+            run(&stage, &wrong).await.status.code(),
+            Some(64),
+            "{wrong:?}"
+        );
+    }
+    worker.drain(stage::PATIENCE).await;
+}
