@@ -10,8 +10,8 @@ use std::{
 };
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::{
@@ -61,6 +61,7 @@ macro_rules! metrics {
     };
     (@new IntCounter, $opts:ident, [], []) => { IntCounter::with_opts($opts)? };
     (@new IntCounterVec, $opts:ident, [$($label:literal),*], []) => { IntCounterVec::new($opts, &[$($label),*])? };
+    (@new IntGauge, $opts:ident, [], []) => { IntGauge::with_opts($opts)? };
     (@new IntGaugeVec, $opts:ident, [$($label:literal),*], []) => { IntGaugeVec::new($opts, &[$($label),*])? };
     (@new Histogram, $opts:ident, [], [$buckets:ident]) => {
         Histogram::with_opts(HistogramOpts::from($opts).buckets($buckets.to_vec()))?
@@ -83,7 +84,7 @@ metrics! {
     job_queue_wait: HistogramVec = "brigade_job_queue_wait_seconds" ["lane"] in JOB_BUCKETS;
     /// Jobs that run now.
     jobs_in_flight: IntGaugeVec = "brigade_jobs_in_flight" ["lane"];
-    /// 1 while the lane consumes its queue at full prefetch, else 0.
+    /// 1 while the lane consumes its queue at full prefetch, else 0; absent for lanes that this worker does not run.
     lane_consuming: IntGaugeVec = "brigade_lane_consuming" ["lane"];
     /// 1 for the circuit's state, 0 for its other states.
     circuit_state: IntGaugeVec = "brigade_circuit_state" ["circuit", "state"];
@@ -101,6 +102,8 @@ metrics! {
     parked: IntCounterVec = "brigade_parked_total" ["lane", "reason"];
     /// Deliveries buried in a dead queue.
     dead_lettered: IntCounterVec = "brigade_dead_lettered_total" ["lane", "reason"];
+    /// Dead letters because S3 denied access: a policy mistake empties a queue this way.
+    access_denied: IntCounterVec = "brigade_access_denied_total" ["lane"];
     /// Deliveries of jobs that had finished before.
     duplicates: IntCounterVec = "brigade_duplicates_total" ["lane"];
     /// Deliveries that the broker marked as redelivered.
@@ -119,6 +122,8 @@ metrics! {
     amqp_connected: IntGaugeVec = "brigade_amqp_connected" ["role"];
     /// AMQP connections rebuilt after the first.
     amqp_reconnects: IntCounterVec = "brigade_amqp_reconnects_total" ["role"];
+    /// 1 while the ledger can be written.
+    ledger_up: IntGauge = "brigade_ledger_up";
     /// Duration of ledger transactions in seconds.
     ledger_commit: Histogram = "brigade_ledger_commit_seconds" in CALL_BUCKETS;
     /// Rows in one ledger transaction.
@@ -227,8 +232,12 @@ impl Metrics {
             self.job_duration.with_label_values(&[lane_label]);
             self.job_queue_wait.with_label_values(&[lane_label]);
             self.jobs_in_flight.with_label_values(&[lane_label]);
-            self.lane_consuming.with_label_values(&[lane_label]);
-            for counter in [&self.duplicates, &self.redeliveries, &self.acks_lost] {
+            for counter in [
+                &self.duplicates,
+                &self.redeliveries,
+                &self.acks_lost,
+                &self.access_denied,
+            ] {
                 counter.with_label_values(&[lane_label]);
             }
             for reason in RequeueReason::ALL {
@@ -370,6 +379,8 @@ mod tests {
             "brigade_requeued_total{lane=\"upload\",reason=\"circuit_open\"} 0",
             "brigade_jobs_total{lane=\"upload\",operation=\"put_object\",outcome=\"completed\"} 0",
             "brigade_acks_lost_total{lane=\"upload\"} 0",
+            "brigade_access_denied_total{lane=\"cleanup\"} 0",
+            "brigade_ledger_up 0",
             "brigade_amqp_connected{role=\"consume\"} 0",
             "brigade_cleanup_abandoned_total 0",
             "brigade_replies_total{result=\"undeliverable\"} 0",
