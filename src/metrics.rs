@@ -144,6 +144,8 @@ pub enum OperationResult {
 }
 
 impl OperationResult {
+    const ALL: [Self; 3] = [Self::Success, Self::Error, Self::CircuitOpen];
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Success => "success",
@@ -183,9 +185,17 @@ impl Metrics {
     ) {
         let bucket = self.buckets.label(bucket);
         let (operation, result_label) = (operation.as_str(), result.as_str());
-        self.s3_operations
-            .with_label_values(&[operation, bucket, result_label])
-            .inc();
+        let count = self
+            .s3_operations
+            .with_label_values(&[operation, bucket, result_label]);
+        count.inc();
+        if count.get() == 1 {
+            // Buckets are no closed set, so this is the first chance to show the other results at 0.
+            for other in OperationResult::ALL {
+                self.s3_operations
+                    .with_label_values(&[operation, bucket, other.as_str()]);
+            }
+        }
         if result == OperationResult::Success {
             let seconds = took.as_secs_f64();
             self.s3_operation_duration
@@ -366,6 +376,20 @@ mod tests {
             metrics.s3_operations.with_label_values(&labels).get()
         };
         assert_eq!((count("a"), count("b"), count("other")), (2, 1, 2));
+    }
+
+    #[test]
+    fn the_first_operation_on_a_bucket_shows_its_other_results_at_zero() {
+        let metrics = Metrics::try_new(2).unwrap();
+        let result = OperationResult::Success;
+        metrics.s3_operation(OperationName::PutObject, "b", result, Duration::ZERO);
+        let page = metrics.render().unwrap();
+        for (result, count) in [("success", 1), ("error", 0), ("circuit_open", 0)] {
+            let line = format!(
+                "s3_operations_total{{bucket=\"b\",operation=\"put_object\",result=\"{result}\"}} {count}"
+            );
+            assert!(page.contains(&line), "{line} is missing from\n{page}");
+        }
     }
 
     #[test]
