@@ -288,6 +288,12 @@ impl Metrics {
             self.jobs
                 .with_label_values(&["cleanup", operation.as_str(), "abandoned"]);
         }
+        for operation in OperationName::ALL {
+            for class in FailureClass::ALL.into_iter().filter(|it| it.is_retried()) {
+                self.s3_retries
+                    .with_label_values(&[operation.as_str(), class.as_str()]);
+            }
+        }
         for circuit in Circuit::ALL {
             self.show_circuit(circuit, CircuitState::Closed);
             self.circuit_rejections
@@ -405,6 +411,7 @@ mod tests {
             "brigade_acks_lost_total{lane=\"upload\"} 0",
             "brigade_access_denied_total{lane=\"cleanup\"} 0",
             "brigade_ledger_up 0",
+            "brigade_s3_retries_total{class=\"throttled\",operation=\"put_object\"} 0",
             "brigade_amqp_connected{role=\"consume\"} 0",
             "brigade_cleanup_abandoned_total 0",
             "brigade_replies_total{result=\"undeliverable\"} 0",

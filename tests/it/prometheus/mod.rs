@@ -153,8 +153,18 @@ impl Watched {
         println!("{:5.1} s: until {alerts:?} end", now() - self.began);
         eventually(&format!("{alerts:?} end"), async || {
             let firing = self.prometheus.firing().await;
-            let on = |name: &&str| firing.iter().any(|alert| alert["alertname"] == **name);
-            (!alerts.iter().any(|name| on(&name))).then_some(())
+            let on = |name: &str| firing.iter().any(|alert| alert["alertname"] == name);
+            (!alerts.iter().any(|name| on(name))).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until the expression has shown more than 0.
+    async fn until_shown(&self, expression: &str) {
+        eventually(expression, async || {
+            let answer = self.prometheus.range(expression, self.began).await.unwrap();
+            let mut values = answer.iter().flat_map(|series| &series.values);
+            values.any(|value| *value > 0.0).then_some(())
         })
         .await;
     }
@@ -209,6 +219,10 @@ async fn every_expression_has_an_answer_and_the_alerts_fire_over_load_outage_and
     }
     watched.publish(Lane::Read, "get_object", 20, |_| ()).await;
     watched.until_fired(&GIVEN_UP).await;
+    // By a probe, since the first failures came all at once.
+    watched
+        .until_shown(r#"rate(brigade_s3_attempt_duration_seconds_count{class="unavailable"}[10s])"#)
+        .await;
 
     // Meanwhile the ledger goes away as well, and RabbitMQ refuses publishes.
     let lock = watched.stage.lock_ledger().await;
@@ -240,6 +254,13 @@ async fn every_expression_has_an_answer_and_the_alerts_fire_over_load_outage_and
     watched.stage.rabbit.start();
     watched.until_silent(&BROKER).await;
     watched.load().await;
+
+    watched
+        .until_shown("rate(brigade_acks_lost_total[10s])")
+        .await;
+    watched
+        .until_shown("rate(brigade_duplicates_total[10s])")
+        .await;
 
     let (executed, wrong) = execute(&watched).await;
     worker.kill();
