@@ -21,7 +21,7 @@ dev: build ## RabbitMQ, S3, SQLite, worker and status page until Ctrl-C
 	@scripts/rabbitmq run -- $(BRIGADE) dev
 
 .PHONY: test
-test: ## everything that is checked: format, lints, dependencies, all tests against a private RabbitMQ and PostgreSQL
+test: ## everything that is checked: format, lints, dependencies, all tests against a private RabbitMQ, PostgreSQL, Prometheus
 	@echo "Checking the format…"
 	cargo fmt --check
 	echo "Checking the dependencies…"
@@ -29,6 +29,7 @@ test: ## everything that is checked: format, lints, dependencies, all tests agai
 	scripts/cargo-deny
 	echo "Linting (about 4 minutes the first time)…"
 	cargo clippy --locked --all-targets --test drill --features failpoints -- -D warnings
+	scripts/prometheus install >/dev/null
 	echo "Testing (builds for about 5 minutes the first time)…"
 	scripts/postgres run -- scripts/rabbitmq run -- cargo test --locked --features failpoints -- --test-threads 6
 

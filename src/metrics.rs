@@ -10,8 +10,8 @@ use std::{
 };
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::{
@@ -61,6 +61,7 @@ macro_rules! metrics {
     };
     (@new IntCounter, $opts:ident, [], []) => { IntCounter::with_opts($opts)? };
     (@new IntCounterVec, $opts:ident, [$($label:literal),*], []) => { IntCounterVec::new($opts, &[$($label),*])? };
+    (@new IntGauge, $opts:ident, [], []) => { IntGauge::with_opts($opts)? };
     (@new IntGaugeVec, $opts:ident, [$($label:literal),*], []) => { IntGaugeVec::new($opts, &[$($label),*])? };
     (@new Histogram, $opts:ident, [], [$buckets:ident]) => {
         Histogram::with_opts(HistogramOpts::from($opts).buckets($buckets.to_vec()))?
@@ -83,7 +84,7 @@ metrics! {
     job_queue_wait: HistogramVec = "brigade_job_queue_wait_seconds" ["lane"] in JOB_BUCKETS;
     /// Jobs that run now.
     jobs_in_flight: IntGaugeVec = "brigade_jobs_in_flight" ["lane"];
-    /// 1 while the lane consumes its queue at full prefetch, else 0.
+    /// 1 while the lane consumes its queue at full prefetch, else 0; absent for lanes that this worker does not run.
     lane_consuming: IntGaugeVec = "brigade_lane_consuming" ["lane"];
     /// 1 for the circuit's state, 0 for its other states.
     circuit_state: IntGaugeVec = "brigade_circuit_state" ["circuit", "state"];
@@ -101,6 +102,8 @@ metrics! {
     parked: IntCounterVec = "brigade_parked_total" ["lane", "reason"];
     /// Deliveries buried in a dead queue.
     dead_lettered: IntCounterVec = "brigade_dead_lettered_total" ["lane", "reason"];
+    /// Dead letters because S3 denied access: a policy mistake empties a queue this way.
+    access_denied: IntCounterVec = "brigade_access_denied_total" ["lane"];
     /// Deliveries of jobs that had finished before.
     duplicates: IntCounterVec = "brigade_duplicates_total" ["lane"];
     /// Deliveries that the broker marked as redelivered.
@@ -119,6 +122,8 @@ metrics! {
     amqp_connected: IntGaugeVec = "brigade_amqp_connected" ["role"];
     /// AMQP connections rebuilt after the first.
     amqp_reconnects: IntCounterVec = "brigade_amqp_reconnects_total" ["role"];
+    /// 1 while the ledger can be written.
+    ledger_up: IntGauge = "brigade_ledger_up";
     /// Duration of ledger transactions in seconds.
     ledger_commit: Histogram = "brigade_ledger_commit_seconds" in CALL_BUCKETS;
     /// Rows in one ledger transaction.
@@ -139,6 +144,8 @@ pub enum OperationResult {
 }
 
 impl OperationResult {
+    const ALL: [Self; 3] = [Self::Success, Self::Error, Self::CircuitOpen];
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Success => "success",
@@ -178,9 +185,17 @@ impl Metrics {
     ) {
         let bucket = self.buckets.label(bucket);
         let (operation, result_label) = (operation.into().as_str(), result.as_str());
-        self.s3_operations
-            .with_label_values(&[operation, bucket, result_label])
-            .inc();
+        let count = self
+            .s3_operations
+            .with_label_values(&[operation, bucket, result_label]);
+        count.inc();
+        if count.get() == 1 {
+            // Buckets are no closed set, so this is the first chance to show the other results at 0.
+            for other in OperationResult::ALL {
+                self.s3_operations
+                    .with_label_values(&[operation, bucket, other.as_str()]);
+            }
+        }
         if result == OperationResult::Success {
             let seconds = took.as_secs_f64();
             self.s3_operation_duration
@@ -227,8 +242,12 @@ impl Metrics {
             self.job_duration.with_label_values(&[lane_label]);
             self.job_queue_wait.with_label_values(&[lane_label]);
             self.jobs_in_flight.with_label_values(&[lane_label]);
-            self.lane_consuming.with_label_values(&[lane_label]);
-            for counter in [&self.duplicates, &self.redeliveries, &self.acks_lost] {
+            for counter in [
+                &self.duplicates,
+                &self.redeliveries,
+                &self.acks_lost,
+                &self.access_denied,
+            ] {
                 counter.with_label_values(&[lane_label]);
             }
             for reason in RequeueReason::ALL {
@@ -268,6 +287,12 @@ impl Metrics {
         {
             self.jobs
                 .with_label_values(&["cleanup", operation.as_str(), "abandoned"]);
+        }
+        for operation in OperationName::ALL {
+            for class in FailureClass::ALL.into_iter().filter(|it| it.is_retried()) {
+                self.s3_retries
+                    .with_label_values(&[operation.as_str(), class.as_str()]);
+            }
         }
         for circuit in Circuit::ALL {
             self.show_circuit(circuit, CircuitState::Closed);
@@ -360,6 +385,20 @@ mod tests {
     }
 
     #[test]
+    fn the_first_operation_on_a_bucket_shows_its_other_results_at_zero() {
+        let metrics = Metrics::try_new(2).unwrap();
+        let result = OperationResult::Success;
+        metrics.s3_operation(OperationName::PutObject, "b", result, Duration::ZERO);
+        let page = metrics.render().unwrap();
+        for (result, count) in [("success", 1), ("error", 0), ("circuit_open", 0)] {
+            let line = format!(
+                "s3_operations_total{{bucket=\"b\",operation=\"put_object\",result=\"{result}\"}} {count}"
+            );
+            assert!(page.contains(&line), "{line} is missing from\n{page}");
+        }
+    }
+
+    #[test]
     fn closed_label_sets_start_at_zero() {
         let page = Metrics::try_new(50).unwrap().render().unwrap();
         for line in [
@@ -370,6 +409,9 @@ mod tests {
             "brigade_requeued_total{lane=\"upload\",reason=\"circuit_open\"} 0",
             "brigade_jobs_total{lane=\"upload\",operation=\"put_object\",outcome=\"completed\"} 0",
             "brigade_acks_lost_total{lane=\"upload\"} 0",
+            "brigade_access_denied_total{lane=\"cleanup\"} 0",
+            "brigade_ledger_up 0",
+            "brigade_s3_retries_total{class=\"throttled\",operation=\"put_object\"} 0",
             "brigade_amqp_connected{role=\"consume\"} 0",
             "brigade_cleanup_abandoned_total 0",
             "brigade_replies_total{result=\"undeliverable\"} 0",

@@ -15,6 +15,9 @@ use crate::{
     ledger::Fence,
 };
 
+/// The one error code with a counter of its own: it alone says that a replay will cure what was buried.
+const ACCESS_DENIED: &str = "AccessDenied";
+
 /// Settles the delivery and those that attached to it.
 pub(super) async fn settle(
     lane: &LaneContext,
@@ -93,6 +96,10 @@ async fn settle_one(lane: &LaneContext, acker: Acker, resolution: &Resolution, f
                 crash_point!("bury.confirmed");
                 let labels = [lane.lane.as_str(), reason.as_str()];
                 lane.metrics.dead_lettered.with_label_values(&labels).inc();
+                if facts.code.as_deref() == Some(ACCESS_DENIED) {
+                    let denied = &lane.metrics.access_denied;
+                    denied.with_label_values(&[lane.lane.as_str()]).inc();
+                }
                 if first {
                     note_buried(lane, &acker, resolution.row).await;
                     crash_point!("bury.noted");

@@ -87,6 +87,10 @@ impl LaneStatus {
     /// A lane that has not started.
     pub fn new(lane: Lane, metrics: Arc<Metrics>) -> Self {
         let (state, _) = watch::channel(LaneState::Disconnected("not started".to_owned()));
+        metrics
+            .lane_consuming
+            .with_label_values(&[lane.as_str()])
+            .set(0);
         Self {
             lane,
             state,

@@ -33,6 +33,7 @@ mod operator;
 mod outages;
 mod process;
 mod processes;
+mod prometheus;
 mod proxy;
 mod rabbit;
 mod retry;

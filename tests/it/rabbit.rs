@@ -17,6 +17,8 @@ use lapin::{
 pub(crate) struct Rabbit {
     pub(crate) url: String,
     own: Option<PathBuf>,
+    /// A node of its own has the Prometheus plugin.
+    observed: bool,
 }
 
 impl Rabbit {
@@ -24,11 +26,24 @@ impl Rabbit {
     pub(crate) fn shared() -> Self {
         let url = std::env::var("AMQP_URL");
         let url = url.expect("AMQP_URL is not set: run the tests with `make test`, or with `scripts/rabbitmq run -- cargo test`");
-        Self { url, own: None }
+        Self {
+            url,
+            own: None,
+            observed: false,
+        }
     }
 
     /// A private node, started now.
     pub(crate) fn private(name: &str) -> Self {
+        Self::make(name, false)
+    }
+
+    /// A private node with the Prometheus plugin.
+    pub(crate) fn observed(name: &str) -> Self {
+        Self::make(name, true)
+    }
+
+    fn make(name: &str, observed: bool) -> Self {
         let nodes = std::env::var("RABBITMQ_NODES").unwrap_or_else(|_| {
             concat!(env!("CARGO_MANIFEST_DIR"), "/target/rabbitmq/tests").to_owned()
         });
@@ -36,6 +51,7 @@ impl Rabbit {
         let mut node = Self {
             url: String::new(),
             own: Some(directory),
+            observed,
         };
         node.start();
         node
@@ -44,6 +60,16 @@ impl Rabbit {
     /// Starts a node that is stopped, killed or new; keeps port and data.
     pub(crate) fn start(&mut self) {
         self.url = self.script("start").trim().to_owned();
+    }
+
+    /// `host:port` of its Prometheus plugin.
+    pub(crate) fn metrics(&self) -> String {
+        self.script("metrics").trim().to_owned()
+    }
+
+    /// rabbitmqctl.
+    pub(crate) fn ctl(&self, arguments: &[&str]) {
+        self.script_with("ctl", arguments);
     }
 
     /// Gracefully.
@@ -57,16 +83,21 @@ impl Rabbit {
     }
 
     fn script(&self, verb: &str) -> String {
+        self.script_with(verb, &[])
+    }
+
+    fn script_with(&self, verb: &str, arguments: &[&str]) -> String {
         let directory = self
             .own
             .as_ref()
             .expect("only a private node is started and stopped");
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/rabbitmq");
-        let done = Command::new(script)
-            .arg(verb)
-            .arg(directory)
-            .output()
-            .unwrap();
+        let mut command = Command::new(script);
+        if self.observed {
+            command.env("RABBITMQ_PROMETHEUS", "1");
+        }
+        let command = command.arg(verb).arg(directory).args(arguments);
+        let done = command.output().unwrap();
         assert!(
             done.status.success(),
             "{verb}: {}",

@@ -68,6 +68,7 @@ impl Task {
         inbox: mpsc::UnboundedReceiver<Request>,
     ) -> Self {
         let now = Instant::now();
+        metrics.ledger_up.set(1);
         Self {
             renew_at: now + leases.interval(),
             purge_at: now + PURGE_EVERY,
@@ -352,6 +353,7 @@ impl Task {
                 None => return,
                 Some(Ok(())) => {
                     tracing::info!("the ledger is up again");
+                    self.metrics.ledger_up.set(1);
                     self.status.send_replace(LedgerStatus::Up);
                     // What was held all the time is to be renewed before anything else.
                     self.renew_at = Instant::now();
@@ -381,6 +383,7 @@ impl Task {
     }
 
     fn set_down(&mut self, why: String) {
+        self.metrics.ledger_up.set(0);
         let down = LedgerStatus::Down(why);
         self.status.send_if_modified(|status| {
             let changed = *status != down;

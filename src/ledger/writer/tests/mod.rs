@@ -203,10 +203,17 @@ async fn a_refused_row_hurts_only_itself() {
 #[tokio::test(start_paused = true)]
 async fn a_ledger_that_is_down_answers_at_once_and_is_probed_until_it_is_up() {
     let ledger = Scripted::new();
-    let writer = writer(&ledger);
+    let metrics = Arc::new(Metrics::try_new(1).unwrap());
+    let writer = LedgerWriter::start(
+        Arc::clone(&ledger) as Arc<dyn Ledger>,
+        WriterSettings::default(),
+        Arc::clone(&metrics),
+    );
     let fence = take(&writer, "held").await;
+    assert_eq!(metrics.ledger_up.get(), 1);
     ledger.set(|faults| faults.down = true);
     assert!(is_down(writer.claim(request("a")).await));
+    assert_eq!(metrics.ledger_up.get(), 0);
     let mut status = writer.status();
     let down = LedgerStatus::Down("unplugged".to_owned());
     assert_eq!(*status.borrow_and_update(), down);
@@ -225,6 +232,7 @@ async fn a_ledger_that_is_down_answers_at_once_and_is_probed_until_it_is_up() {
     ledger.set(|faults| faults.down = false);
     status.changed().await.unwrap();
     assert_eq!(*status.borrow(), LedgerStatus::Up);
+    assert_eq!(metrics.ledger_up.get(), 1);
     assert_eq!(began.elapsed(), Duration::from_millis(35_500));
     // First of all, what was held all the time is renewed.
     settle().await;
