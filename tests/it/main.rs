@@ -21,6 +21,7 @@ mod cli;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod dead;
+mod deploy;
 mod http;
 mod messages;
 mod once;
