@@ -123,9 +123,16 @@ fn every_image_is_pinned_and_every_secret_comes_from_a_file() {
             );
         }
         let name = line.split(':').next().unwrap().to_ascii_uppercase();
-        let secret = ["PASSWORD", "TOKEN", "SECRET_", "ACCESS_KEY", "AMQP_URL", "DATABASE_URL"]
-            .iter()
-            .any(|word| name.contains(word));
+        let secret = [
+            "PASSWORD",
+            "TOKEN",
+            "SECRET_",
+            "ACCESS_KEY",
+            "AMQP_URL",
+            "DATABASE_URL",
+        ]
+        .iter()
+        .any(|word| name.contains(word));
         let plain = secret && !name.ends_with("_FILE") && name.starts_with(char::is_alphabetic);
         assert!(
             !plain || line.ends_with(':'),
