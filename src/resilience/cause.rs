@@ -22,6 +22,7 @@ pub enum Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let words = match self {
+            Self::Failures(1) => "an operation failed",
             Self::Failures(count) => return write!(f, "{count} operations in a row failed"),
             Self::ProbeDue => "the open time has passed",
             Self::ProbeSucceeded => "a probe succeeded",

@@ -142,8 +142,8 @@ impl Clients {
         if let Some(failure) = &misconfigured {
             tracing::error!(
                 code = failure.code,
-                "S3 can't be called: {}",
-                failure.message
+                why = failure.message,
+                "S3 can't be called"
             );
         }
         tracing::info!(

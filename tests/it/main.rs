@@ -23,6 +23,7 @@ mod crash;
 mod dead;
 mod deploy;
 mod http;
+mod logs;
 mod messages;
 mod once;
 mod operations;
