@@ -13,6 +13,7 @@ mod guard;
 #[cfg(test)]
 mod script;
 mod service;
+mod trust;
 
 use std::{
     fmt,

@@ -30,7 +30,7 @@ fn lines(worker: &WorkerProcess) -> Vec<Value> {
     whole.lines().map(parse).collect()
 }
 
-async fn until_said(worker: &WorkerProcess, message: &str, fields: Value) -> Value {
+pub(crate) async fn until_said(worker: &WorkerProcess, message: &str, fields: Value) -> Value {
     let what = format!("the log says {message:?} with {fields}");
     let fields = fields.as_object().unwrap();
     eventually(&what, async || {

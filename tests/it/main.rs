@@ -35,3 +35,4 @@ mod proxy;
 mod rabbit;
 mod retry;
 mod stage;
+mod tls;
