@@ -8,7 +8,7 @@ use crate::{
     job::{Circuit, Lane, wire},
     lane::{AllowList, LaneLimits},
     metrics::Metrics,
-    resilience::{Cause, CircuitBreaker, CircuitSettings, RetryPolicy, TokioClock},
+    resilience::{CircuitBreaker, CircuitSettings, RetryPolicy, TokioClock},
     storage::{Checksums, StorageSettings},
 };
 
@@ -77,7 +77,7 @@ pub(super) fn new_breaker(
         probe_timeout,
     };
     let metrics = Arc::clone(metrics);
-    let observer = move |from, to, cause: Cause| {
+    let observer = move |from, to, cause: crate::resilience::Cause| {
         metrics.circuit_changed(circuit, from, to);
         let (from, to) = (from.as_str(), to.as_str());
         tracing::warn!(circuit = circuit.as_str(), from, to, why = %cause, "the circuit changed");
