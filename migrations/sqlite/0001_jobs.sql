@@ -19,6 +19,7 @@ create table jobs (
     worker        text    not null,         -- of the last claim
     -- Ours.
     request_id    text,                     -- S3's, of the last error
+    failed_attempts text,                   -- a line an attempt, the newest first; see src/job/attempts.rs
     owner         text    not null,         -- of the last claim: the worker and its start
     fence         integer not null,         -- grows with every claim
     leased_until  integer,                  -- while running
@@ -31,13 +32,14 @@ create table jobs (
 ) strict;
 
 -- One index for each filter of `jobs list`, each in the list's order: a filter is a range of one index, read backwards.
--- A lane is its operations. All but by_state and by_finish are written once a job, at their right-hand end.
+-- After that order come the columns of other filters, so that several filters together are checked within one
+-- index: by_state has them all, by_code all but the state, and so on. A lane is its operations.
 create index jobs_by_time on jobs (enqueued_at, id);
-create index jobs_by_state on jobs (state, enqueued_at, id);
+create index jobs_by_state on jobs (state, enqueued_at, id, operation, bucket, error_code, key);
+create index jobs_by_code on jobs (error_code, enqueued_at, id, operation, bucket, key) where error_code is not null;
+create index jobs_by_key on jobs (key, enqueued_at, id, operation, bucket) where key is not null;
+create index jobs_by_bucket on jobs (bucket, enqueued_at, id, operation);
 create index jobs_by_operation on jobs (operation, enqueued_at, id);
-create index jobs_by_bucket on jobs (bucket, enqueued_at, id);
-create index jobs_by_code on jobs (error_code, enqueued_at, id) where error_code is not null;
-create index jobs_by_key on jobs (key, enqueued_at, id) where key is not null;
 -- For retention.
 create index jobs_by_finish on jobs (finished_at) where finished_at is not null;
 

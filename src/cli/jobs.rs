@@ -12,7 +12,7 @@ use super::{
     output::{print, print_json},
 };
 use crate::{
-    job::{JobId, Lane, OperationName, State, Timestamp},
+    job::{FailedAttempt, JobId, Lane, OperationName, State, Timestamp},
     ledger::{self, Cursor, JobFilter, JobRecord, Ledger, LedgerError},
     worker::new_owner,
 };
@@ -223,8 +223,9 @@ async fn show(output: Output, ledger: &dyn Ledger, id: &str) -> Outcome {
         );
         return Err(CommandError::new(Exit::Failed, message));
     };
-    let value = job_json(&job);
+    let mut value = job_json(&job);
     if output == Output::Json {
+        value["failed_attempts"] = job.failed.iter().map(attempt_json).collect();
         print_json(&value)?;
         return Ok(Exit::Done);
     }
@@ -253,7 +254,39 @@ async fn show(output: Output, ledger: &dyn Ledger, id: &str) -> Outcome {
         }
     }
     print(table)?;
+    if !job.failed.is_empty() {
+        print("failed attempts, the newest first:")?;
+        print(attempts_table(&job.failed))?;
+    }
     Ok(Exit::Done)
+}
+
+fn attempt_json(attempt: &FailedAttempt) -> Value {
+    json!({
+        "at": attempt.at,
+        "call": attempt.call,
+        "took_ms": attempt.took_ms,
+        "class": attempt.class,
+        "code": attempt.code,
+        "request_id": attempt.request_id,
+    })
+}
+
+fn attempts_table(attempts: &[FailedAttempt]) -> Table {
+    let mut table = Table::new();
+    let head = ["at", "call", "took", "class", "code", "request id"];
+    table.load_style(presets::NOTHING).set_header(head);
+    for attempt in attempts {
+        table.add_row([
+            attempt.at.to_string(),
+            attempt.call.clone(),
+            format!("{} ms", attempt.took_ms),
+            attempt.class.clone(),
+            attempt.code.clone(),
+            attempt.request_id.clone().unwrap_or_default(),
+        ]);
+    }
+    table
 }
 
 async fn stats(output: Output, ledger: &dyn Ledger) -> Outcome {

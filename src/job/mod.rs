@@ -4,6 +4,7 @@
 //! check nothing again. This module refuses to know how messages travel (`broker`), where outcomes
 //! are kept (`ledger`) and how S3 is called (`storage`).
 
+pub mod attempts;
 pub mod failure;
 mod fields;
 pub mod message;
@@ -17,6 +18,7 @@ pub mod wire;
 
 use std::{fmt, sync::Arc};
 
+pub use attempts::{AttemptLog, FailedAttempt};
 pub use failure::{Failure, FailureClass};
 pub use message::{HeaderValue, Message};
 pub use operation::{Operation, OperationName};

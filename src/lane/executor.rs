@@ -176,6 +176,7 @@ async fn record(
         panics: taken.panics + u32::from(run.panicked),
         failure: outcome.failure().cloned(),
         result: outcome.result().map(|result| result.for_ledger()),
+        failed: run.failed.clone(),
     };
     let mut health = lane.ledger.status();
     crash_point!("outcome.unrecorded");

@@ -15,6 +15,7 @@ mod run;
 mod running;
 mod settlement;
 mod status;
+mod watchdog;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -26,6 +27,8 @@ use gate::{Gate, Pause};
 pub use pace::{Foreground, Pace};
 pub use running::Running;
 pub use status::{LaneState, LaneStatus, PausedBy, RecentFailure, RecentFailures, Totals};
+
+use watchdog::Watchdog;
 
 use crate::{
     broker::{Acker, BrokerError, Delivery, Ended, Subscription},
@@ -68,6 +71,8 @@ enum Left {
     Requeue(Requeue),
     /// The stream ended by itself.
     Ended(Ended),
+    /// So many jobs wait, and none is delivered.
+    Forgotten(u32),
     /// Drain.
     Stopped,
 }
@@ -146,6 +151,10 @@ impl LaneRunner {
                 self.pending.retain(|delivery| !delivery.acker.is_stale());
                 self.wait_to_resubscribe().await;
             }
+            Left::Forgotten(waiting) => {
+                tracing::warn!(lane = %self.context.lane, waiting, "connected, but no delivery comes while jobs wait; the lane consumes anew");
+                self.pending.extend(subscription.cancel().await);
+            }
             Left::Stopped => {
                 self.context.status.draining();
                 self.pending.extend(subscription.cancel().await);
@@ -166,7 +175,10 @@ impl LaneRunner {
     }
 
     async fn take_deliveries(&mut self, subscription: &mut dyn Subscription) -> Left {
+        let broker = Arc::clone(&self.context.broker);
+        let mut watchdog = Watchdog::new(broker, self.context.lane);
         loop {
+            let has_room = self.tasks.len() + self.pending.len() < usize::from(self.prefetch);
             if let Err(pause) = self.gate.look() {
                 return Left::Paused(pause);
             }
@@ -185,10 +197,12 @@ impl LaneRunner {
                 next = subscription.next() => match next {
                     Ok(delivery) => {
                         self.resubscribe_after = RESUBSCRIBE_FIRST;
+                        watchdog.fed();
                         self.pending.push_back(delivery);
                     }
                     Err(ended) => return Left::Ended(ended),
                 },
+                waiting = watchdog.forgotten(), if has_room => return Left::Forgotten(waiting),
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::{
     panic::AssertUnwindSafe,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::LaneContext;
 use crate::{
     job::{
-        Failure, FailureClass, Job, Outcome, Timestamp,
+        AttemptLog, Failure, FailureClass, Job, Outcome, Timestamp,
         outcome::{History, RequeueReason},
     },
     ledger::Taken,
@@ -30,6 +30,8 @@ pub(super) struct Run {
     pub(super) body: Option<ReplyBody>,
     /// S3 calls made for the job so far, over all its runs.
     pub(super) attempts: u32,
+    /// The attempts of this run that failed.
+    pub(super) failed: AttemptLog,
     pub(super) panicked: bool,
     /// The row was taken by another worker; the outcome is void.
     pub(super) lease_lost: bool,
@@ -37,11 +39,12 @@ pub(super) struct Run {
 
 impl Run {
     /// A run that ended without calling S3.
-    pub(super) const fn of(outcome: Outcome, attempts: u32) -> Self {
+    pub(super) fn of(outcome: Outcome, attempts: u32) -> Self {
         Self {
             outcome,
             body: None,
             attempts,
+            failed: AttemptLog::default(),
             panicked: false,
             lease_lost: false,
         }
@@ -56,13 +59,15 @@ pub(super) async fn run(
     probe: Option<Permit>,
 ) -> Run {
     let calls = Arc::new(AtomicU32::new(0));
+    let failed = Arc::new(Mutex::new(AttemptLog::default()));
     let context = CallContext {
         breaker: lane.breaker.clone(),
-        probe: std::sync::Mutex::new(probe),
+        probe: Mutex::new(probe),
         slots: Arc::clone(&lane.slots),
         retry: lane.limits.retry,
         max_reply_bytes: lane.limits.max_reply_bytes,
         calls: Arc::clone(&calls),
+        failed: Arc::clone(&failed),
         lease: taken.map(|taken| lease(lane, job, taken)),
     };
     let began = Instant::now();
@@ -82,7 +87,11 @@ pub(super) async fn run(
         .observe(began.elapsed().as_secs_f64());
     let attempts =
         taken.map_or(job.carried.attempts, |taken| taken.attempts) + calls.load(Ordering::Relaxed);
-    judge(lane, job, taken, end, attempts)
+    let failed = std::mem::take(&mut *failed.lock().unwrap_or_else(PoisonError::into_inner));
+    Run {
+        failed,
+        ..judge(lane, job, taken, end, attempts)
+    }
 }
 
 /// Asked before each attempt: a run whose lease is gone must not touch S3 (RESILIENCE.md, event 4).

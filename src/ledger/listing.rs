@@ -1,10 +1,10 @@
 //! `jobs list`: which index answers a filter, and the SQL for it. The same text for every database.
 //!
 //! Every filter but one is a range of one index that is in the list's order already, so a page costs what
-//! it shows. Keys of a prefix are sorted, unless there are more than [`MANY`]: then the newest jobs are
-//! looked through for them. With several filters the one that matches least leads, and the others are checked row by row;
-//! which that is, a count that stops early tells. Two filters that each match more than [`MANY`] jobs, but
-//! hardly one together, are the case that stays slow.
+//! it shows. Keys of a prefix are sorted, unless there are more than [`SORTABLE`]: then the newest jobs are
+//! looked through for them. With several filters the one that matches least leads, and the others are checked
+//! entry by entry; which that is, a count that stops early tells. When all match many jobs, one leads whose index
+//! holds what the others ask for, so that jobs which don't match cost no look at their rows (`benches/ledger_lists.rs`).
 
 use async_trait::async_trait;
 
@@ -13,6 +13,8 @@ use crate::job::{JobId, OperationName, State, Timestamp};
 
 /// Counting the matches of a filter stops here: from then on it doesn't matter how many more there are.
 const MANY: i64 = 20_000;
+/// That many keys of a prefix are sorted by time; more are rather looked for among the newest jobs.
+const SORTABLE: i64 = 200_000;
 
 /// Jobs counted by lane, state and error code, in that order of columns.
 pub(super) const STATS: &str = "\
@@ -79,62 +81,77 @@ pub(super) async fn list<R: Reader>(reader: &R, filter: &JobFilter) -> Result<Pa
 
 /// The leads whose queries together hold what the filter matches: one, or for a lane one an operation.
 async fn leads<R: Reader>(reader: &R, filter: &JobFilter) -> Result<Vec<Lead>, LedgerError> {
+    if operations(filter).is_some_and(|names| names.is_empty()) {
+        return Ok(Vec::new());
+    }
     let mut candidates = candidates(filter);
-    let prefix_only = matches!(candidates.as_slice(), [one] if is_prefix(one));
-    if candidates.len() <= 1 && !prefix_only {
-        return Ok(candidates.pop().unwrap_or_else(|| vec![Lead::Time]));
+    let Some(first) = candidates.first() else {
+        return Ok(vec![Lead::Time]);
+    };
+    if candidates.len() == 1 {
+        let too_many = match first.as_slice() {
+            [lead @ Lead::KeyPrefix(_)] => {
+                reader.count(&few(filter, lead, SORTABLE)).await? == SORTABLE
+            }
+            _ => false,
+        };
+        let only = candidates.swap_remove(0);
+        return Ok(if too_many { vec![Lead::Time] } else { only });
     }
-    let mut counted = Vec::new();
-    for leads in candidates {
+    let mut fewest = (MANY, None);
+    for leads in &candidates {
         let mut matches = 0;
-        for lead in &leads {
-            matches += reader.count(&few(filter, lead)).await?;
+        for lead in leads {
+            matches += reader.count(&few(filter, lead, MANY)).await?;
         }
-        counted.push((matches.min(MANY), leads));
+        if matches < fewest.0 {
+            fewest = (matches, Some(leads));
+        }
     }
-    counted.sort_by_key(|(matches, _)| *matches);
-    // Too many keys to sort: then the newest jobs are likely to have such keys.
-    let usable = |(matches, leads): &(i64, Vec<Lead>)| *matches < MANY || !is_prefix(leads);
-    let best = counted.into_iter().find(usable);
-    Ok(best.map_or_else(|| vec![Lead::Time], |(_, leads)| leads))
+    // The candidates are in such an order that the first one's index holds the others' columns.
+    Ok(fewest.1.unwrap_or(first).clone())
 }
 
-fn is_prefix(leads: &[Lead]) -> bool {
-    matches!(leads, [Lead::KeyPrefix(_)])
-}
-
-/// Each filter that is set, as leads; those that usually match least first.
+/// Each filter that is set, as leads. The index of each holds the columns of all that come after it
+/// (`migrations`), the time apart.
 fn candidates(filter: &JobFilter) -> Vec<Vec<Lead>> {
     let mut candidates = Vec::new();
+    if let Some(state) = filter.state {
+        candidates.push(vec![Lead::State(state)]);
+    }
     if let Some(code) = &filter.code {
         candidates.push(vec![Lead::Code(code.clone())]);
     }
     if let Some(prefix) = filter.key_prefix.as_ref().filter(|text| !text.is_empty()) {
         candidates.push(vec![Lead::KeyPrefix(prefix.clone())]);
     }
-    if let Some(state) = filter.state {
-        candidates.push(vec![Lead::State(state)]);
-    }
     if let Some(bucket) = &filter.bucket {
         candidates.push(vec![Lead::Bucket(bucket.clone())]);
     }
-    if filter.operation.is_some() || filter.lane.is_some() {
-        let wanted = |name: &OperationName| {
-            filter.operation.is_none_or(|wanted| wanted == *name)
-                && filter.lane.is_none_or(|lane| lane == name.lane())
-        };
-        let names = OperationName::ALL.into_iter().filter(wanted);
-        candidates.push(names.map(Lead::Operation).collect());
+    if let Some(names) = operations(filter) {
+        candidates.push(names.into_iter().map(Lead::Operation).collect());
     }
     candidates
 }
 
-/// A page of what the lead matches, checked against the rest of the filter.
+/// The operations that the filter names, a lane being its operations; `None` when it names neither.
+fn operations(filter: &JobFilter) -> Option<Vec<OperationName>> {
+    if filter.operation.is_none() && filter.lane.is_none() {
+        return None;
+    }
+    let wanted = |name: &OperationName| {
+        filter.operation.is_none_or(|wanted| wanted == *name)
+            && filter.lane.is_none_or(|lane| lane == name.lane())
+    };
+    Some(OperationName::ALL.into_iter().filter(wanted).collect())
+}
+
+/// A page of what the lead matches, checked against the rest of the filter in its index before any row is read.
 fn page(filter: &JobFilter, lead: &Lead, columns: &str) -> Query {
     let mut query = Query::default();
     query.push("select ");
     query.push(columns);
-    query.push(" from jobs where ");
+    query.push(" from jobs where id in (select id from jobs where ");
     query.range(lead, filter);
     // `|| ''` keeps a database from leading with this column's index instead.
     let mut also = |column: &str, value: &str| {
@@ -143,14 +160,6 @@ fn page(filter: &JobFilter, lead: &Lead, columns: &str) -> Query {
     };
     if let Some(state) = filter.state.filter(|_| !matches!(lead, Lead::State(_))) {
         also("state", state.as_str());
-    }
-    if !matches!(lead, Lead::Operation(_)) {
-        if let Some(operation) = filter.operation {
-            also("operation", operation.as_str());
-        }
-        if let Some(lane) = filter.lane {
-            also("lane", lane.as_str());
-        }
     }
     if let Some(bucket) = filter
         .bucket
@@ -165,6 +174,9 @@ fn page(filter: &JobFilter, lead: &Lead, columns: &str) -> Query {
         .filter(|_| !matches!(lead, Lead::Code(_)))
     {
         also("error_code", code);
+    }
+    if let Some(names) = operations(filter).filter(|_| !matches!(lead, Lead::Operation(_))) {
+        query.one_of("operation", &names);
     }
     let leads_keys = matches!(lead, Lead::KeyPrefix(_));
     if let Some(prefix) = filter
@@ -183,17 +195,18 @@ fn page(filter: &JobFilter, lead: &Lead, columns: &str) -> Query {
         Lead::Code(_) => " order by error_code desc, enqueued_at desc, id desc limit ",
         Lead::KeyPrefix(_) => " order by enqueued_at + 0 desc, id || '' desc limit ",
     });
-    query.value(Value::Number(i64::from(filter.limit.max(1)) + 1));
+    query.limit(i64::from(filter.limit.max(1)) + 1);
+    query.push(") order by enqueued_at desc, id desc");
     query
 }
 
-/// How many jobs the lead matches, counted to [`MANY`] only.
-fn few(filter: &JobFilter, lead: &Lead) -> Query {
+/// How many jobs the lead matches, counted to `most` only.
+fn few(filter: &JobFilter, lead: &Lead, most: i64) -> Query {
     let mut query = Query::default();
     query.push("select count(*) from (select 1 from jobs where ");
     query.range(lead, filter);
     query.push(" limit ");
-    query.value(Value::Number(MANY));
+    query.limit(most);
     query.push(") as few");
     query
 }
@@ -214,6 +227,23 @@ impl Query {
     fn value(&mut self, value: Value) {
         self.values.push(value);
         self.sql.push_str(&format!("${}", self.values.len()));
+    }
+
+    /// Written out, not bound: a plan made for a limit that it doesn't know is one for many rows.
+    fn limit(&mut self, limit: i64) {
+        self.push(&limit.to_string());
+    }
+
+    /// A check that leads to no index. There is at least one name.
+    fn one_of(&mut self, column: &str, names: &[OperationName]) {
+        self.push(&format!(" and {column} || '' in ("));
+        for (position, name) in names.iter().enumerate() {
+            if position > 0 {
+                self.push(", ");
+            }
+            self.value(Value::Text(name.as_str().to_owned()));
+        }
+        self.push(")");
     }
 
     /// The lead's jobs in the filter's time, after its cursor.
@@ -333,13 +363,14 @@ fn after_prefix(prefix: &str) -> Option<String> {
 }
 
 /// A query that [`list`] may make, the index that is to lead it, whether all of that index is its range,
-/// and whether what it finds is sorted.
+/// whether it reads nothing else before the filter is met, and how often something is sorted.
 #[cfg(test)]
 pub(super) struct Planned {
     pub(super) query: Query,
     pub(super) index: &'static str,
     pub(super) all: bool,
-    pub(super) sorts: bool,
+    pub(super) covers: bool,
+    pub(super) sorts: usize,
 }
 
 /// Every query there is: each combination of filters with each lead that it allows.
@@ -366,36 +397,38 @@ pub(super) fn every_query(columns: &str) -> Vec<Planned> {
                 id: JobId::parse("x").unwrap(),
             }),
         };
-        for lead in candidates(&filter)
-            .into_iter()
-            .flatten()
-            .chain([Lead::Time])
+        let candidates = candidates(&filter);
+        let alone = candidates.is_empty();
+        let with_time = candidates.into_iter().chain([vec![Lead::Time]]);
+        for (position, lead) in with_time
+            .enumerate()
+            .flat_map(|(position, leads)| leads.into_iter().map(move |lead| (position, lead)))
         {
             let (index, sorts) = match &lead {
-                Lead::Time => ("jobs_by_time", false),
-                Lead::State(_) => ("jobs_by_state", false),
-                Lead::Operation(_) => ("jobs_by_operation", false),
-                Lead::Bucket(_) => ("jobs_by_bucket", false),
-                Lead::Code(_) => ("jobs_by_code", false),
-                Lead::KeyPrefix(_) => ("jobs_by_key", true),
+                Lead::Time => ("jobs_by_time", 0),
+                Lead::State(_) => ("jobs_by_state", 0),
+                Lead::Operation(_) => ("jobs_by_operation", 0),
+                Lead::Bucket(_) => ("jobs_by_bucket", 0),
+                Lead::Code(_) => ("jobs_by_code", 0),
+                Lead::KeyPrefix(_) => ("jobs_by_key", 1),
             };
             let bounded =
                 filter.since.is_some() || filter.until.is_some() || filter.after.is_some();
-            let all = lead == Lead::Time && !bounded;
-            let query = page(&filter, &lead, columns);
             planned.push(Planned {
-                query,
+                query: page(&filter, &lead, columns),
                 index,
-                all,
-                sorts,
+                all: lead == Lead::Time && !bounded,
+                covers: position == 0 && (lead != Lead::Time || alone),
+                // The page itself, of a few rows, and the keys of a prefix.
+                sorts: 1 + sorts,
             });
             if lead != Lead::Time {
-                let query = few(&filter, &lead);
                 planned.push(Planned {
-                    query,
+                    query: few(&filter, &lead, MANY),
                     index,
-                    all,
-                    sorts: false,
+                    all: false,
+                    covers: true,
+                    sorts: 0,
                 });
             }
         }

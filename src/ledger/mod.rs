@@ -25,7 +25,8 @@ use postgres::PostgresLedger;
 use sqlite::SqliteLedger;
 
 use crate::job::{
-    Failure, JobId, Lane, OperationName, Report, State, Timestamp, report::ReportedError,
+    AttemptLog, FailedAttempt, Failure, JobId, Lane, OperationName, Report, State, Timestamp,
+    report::ReportedError,
 };
 
 /// A SQL database that keeps the jobs. All times are the database's.
@@ -151,6 +152,8 @@ pub struct Ending {
     pub failure: Option<Failure>,
     /// The result as the ledger keeps it, if it completed.
     pub result: Option<serde_json::Value>,
+    /// The attempts of this run that failed.
+    pub failed: AttemptLog,
 }
 
 impl Ending {
@@ -202,6 +205,8 @@ pub struct JobRecord {
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     pub worker: Option<String>,
+    /// The newest of the attempts that failed, the newest first; over all runs.
+    pub failed: Vec<FailedAttempt>,
 }
 
 impl JobRecord {

@@ -7,7 +7,7 @@ use super::{
     Claim, ClaimRequest, Fence, JobRecord, StatRow,
     decision::{self, Decision, Row, Taking},
 };
-use crate::job::{JobId, Lane, State, Timestamp, report::ReportedError};
+use crate::job::{AttemptLog, JobId, Lane, State, Timestamp, report::ReportedError};
 
 /// What people see of a row, in the order that [`record`] reads. Its argument is how the database gives
 /// `result` as text.
@@ -17,7 +17,7 @@ macro_rules! record_columns {
             "id, lane, operation, bucket, key, state, attempts, parks, replay, \
              error_class, error_code, error_message, request_id, ",
             $result,
-            ", enqueued_at, started_at, finished_at, worker"
+            ", enqueued_at, started_at, finished_at, worker, failed_attempts"
         )
     };
 }
@@ -30,7 +30,7 @@ macro_rules! claim_columns {
 pub(super) use {claim_columns, record_columns};
 
 /// How many columns `record_columns` names.
-const RECORD_COLUMNS: usize = 18;
+const RECORD_COLUMNS: usize = 19;
 
 /// A row of a database of ours: text and 64-bit integers, any of them absent.
 pub(super) trait LedgerRow {
@@ -110,6 +110,10 @@ pub(super) fn record(row: &impl LedgerRow) -> Result<JobRecord, sqlx::Error> {
         started_at: row.time_if_any(15)?,
         finished_at: row.time_if_any(16)?,
         worker: owned(row.text_if_any(17)?),
+        failed: row
+            .text_if_any(18)?
+            .map(AttemptLog::read)
+            .unwrap_or_default(),
     })
 }
 

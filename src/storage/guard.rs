@@ -218,6 +218,9 @@ impl Attempt<'_> {
             _ => {
                 let class = end.as_ref().err().map(|failure| failure.class);
                 storage.metrics.s3_attempt(name, class, began.elapsed());
+                if let Err(failure) = &end {
+                    context.note_failed(name.as_str(), began.elapsed(), failure);
+                }
             }
         }
         end

@@ -18,6 +18,7 @@ mod trust;
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU32},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -30,7 +31,7 @@ use guard::Caller;
 use service::StorageService;
 
 use crate::{
-    job::{Failure, Job, JobResult, Operation},
+    job::{AttemptLog, Failure, Job, JobResult, Operation, Timestamp},
     metrics::Metrics,
     resilience::{CircuitBreaker, Permit, Refused, RetryPolicy},
 };
@@ -85,11 +86,21 @@ pub struct CallContext {
     pub max_reply_bytes: u64,
     /// Raised for every S3 request made, second looks and pages included.
     pub calls: Arc<AtomicU32>,
+    /// The calls that failed, for the ledger. Nothing awaits under the lock.
+    pub failed: Arc<Mutex<AttemptLog>>,
     /// Asked before each attempt; `None` when nothing is claimed, as for a read that is run again for its answer.
     pub lease: Option<Lease>,
 }
 
 impl CallContext {
+    fn note_failed(&self, call: &str, took: Duration, failure: &Failure) {
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        self.failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .note(Timestamp::now(), call, took_ms, failure);
+    }
+
     fn take_probe(&self) -> Option<Permit> {
         self.probe
             .lock()

@@ -264,6 +264,7 @@ impl Stage {
             },
             max_reply_bytes: self.max_reply_bytes,
             calls: Arc::clone(&self.calls),
+            failed: Arc::default(),
             lease: None,
         }
     }

@@ -22,6 +22,7 @@ mod cli;
 mod crash;
 mod dead;
 mod deploy;
+mod fleet;
 mod http;
 mod logs;
 mod messages;

@@ -36,6 +36,15 @@ async fn used_up_attempts_park_the_job_and_its_copy_remembers() {
 
     assert_eq!(stage.puts(), 3);
     assert_eq!((row.attempts, row.parks), (3, 1));
+    let failed: Vec<_> = (row.failed.iter())
+        .map(|attempt| (attempt.call.as_str(), attempt.code.as_str()))
+        .collect();
+    assert_eq!(failed, [("put_object", "ServiceUnavailable"); 3]);
+    assert!(
+        row.failed
+            .iter()
+            .all(|attempt| attempt.request_id.is_some())
+    );
     assert_eq!(
         row.error.map(|error| error.class).as_deref(),
         Some("unavailable")

@@ -21,6 +21,7 @@ use bucket_brigade::{
     worker::{Worker, new_owner, storage_settings},
 };
 use futures_util::StreamExt;
+use secrecy::ExposeSecret;
 use sqlx::{ConnectOptions, Executor};
 
 pub(crate) use crate::messages::*;
@@ -73,6 +74,22 @@ impl Stage {
             directory,
             extra: Vec::new(),
         }
+    }
+
+    /// The ledger is a schema of its own on the PostgreSQL server of `make test`.
+    pub(crate) async fn on_postgres(self) -> Self {
+        let server = std::env::var("BRIGADE_TEST_POSTGRES_URL");
+        let server = server.expect("BRIGADE_TEST_POSTGRES_URL is not set: run the tests with `make test`, or with `scripts/postgres run -- cargo test`");
+        let schema = self.prefix.replace('-', "_");
+        let options: sqlx::postgres::PgConnectOptions = server.parse().unwrap();
+        let mut connection = options.connect().await.unwrap();
+        let create = sqlx::AssertSqlSafe(format!("create schema {schema}"));
+        connection.execute(create).await.unwrap();
+        let mark = if server.contains('?') { '&' } else { '?' };
+        self.set(
+            "ledger.url",
+            &format!("{server}{mark}options[search_path]={schema}"),
+        )
     }
 
     /// Adds a setting for workers that start from here on.
@@ -274,10 +291,10 @@ impl Stage {
 
     /// The ledger, once a worker has made it.
     pub(crate) async fn ledger(&self) -> Arc<dyn Ledger> {
-        let path = self.directory.path().join("ledger.db");
-        let url = format!("sqlite://{}", path.display());
+        let settings = self.settings();
+        let url = settings.ledger.url.expose_secret();
         eventually("the ledger is there", async || {
-            ledger::open_existing(&url, new_owner(), Duration::from_secs(15))
+            ledger::open_existing(url, new_owner(), Duration::from_secs(15))
                 .await
                 .ok()
         })

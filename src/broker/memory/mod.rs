@@ -168,6 +168,11 @@ impl MemoryBroker {
         self.set_links(&Link::Up);
     }
 
+    /// Forgets the consumers there are, as a queue may after a fail-over: they stay subscribed and get nothing.
+    pub fn forget_consumers(&self) {
+        self.inner.change(|state| state.queues.forget_consumers());
+    }
+
     /// The next publish that no earlier call claims fails so, and goes nowhere.
     pub fn fail_next_publish(&self, error: PublishError) {
         self.inner

@@ -225,6 +225,13 @@ impl Queues {
         }
     }
 
+    /// They stay as they are, and get nothing more.
+    pub(super) fn forget_consumers(&mut self) {
+        for consumer in self.consumers.values_mut() {
+            consumer.stopped = true;
+        }
+    }
+
     pub(super) fn is_lost(&self, id: ConsumerId) -> bool {
         self.consumers.get(&id).is_none_or(|consumer| consumer.lost)
     }

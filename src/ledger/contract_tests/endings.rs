@@ -67,6 +67,49 @@ pub(in crate::ledger) async fn an_ending_names_the_last_error_until_the_job_comp
     assert_eq!((row.error, row.result), (None, Some(result)));
 }
 
+pub(in crate::ledger) async fn failed_attempts_are_kept_once_the_newest_first(
+    database: &impl TestDatabase,
+) {
+    let ledger = database.ledger("a").await;
+    let run = |code: &str, count: usize, ending: Ending| {
+        let mut failed = AttemptLog::default();
+        for number in 0..count {
+            let at = Timestamp::from_micros(i64::try_from(number).unwrap());
+            failed.note(at, "put_object", 7, &failure(&format!("{code}{number}")));
+        }
+        Ending { failed, ..ending }
+    };
+    let codes = |row: &JobRecord| -> Vec<String> {
+        row.failed
+            .iter()
+            .map(|attempt| attempt.code.clone())
+            .collect()
+    };
+    let taken = take(&ledger, request("j")).await;
+    let parked = run("A", 3, ending("j", taken, State::Retrying));
+    record(&ledger, parked.clone()).await;
+    let row = record(&ledger, parked).await;
+    assert_eq!(codes(&row), ["A2", "A1", "A0"]);
+
+    let taken = take(&ledger, request("j")).await;
+    record(&ledger, ending("j", taken, State::Requeued)).await;
+    let taken = take(&ledger, request("j")).await;
+    let row = record(&ledger, run("B", 1, ending("j", taken, State::Completed))).await;
+    assert_eq!(codes(&row), ["B0", "A2", "A1", "A0"]);
+    assert_eq!(ledger.get(&id("j")).await.unwrap(), Some(row));
+
+    // However often a job fails, its row stays small; the oldest attempts go.
+    let mut last = None;
+    for turn in 0..40 {
+        let taken = take(&ledger, request("k")).await;
+        let parked = run(&format!("C{turn}-"), 3, ending("k", taken, State::Retrying));
+        last = Some(record(&ledger, parked).await);
+    }
+    let codes = codes(&last.unwrap());
+    assert_eq!(codes[..4], ["C39-2", "C39-1", "C39-0", "C38-2"]);
+    assert!((40..110).contains(&codes.len()), "{codes:?}");
+}
+
 pub(in crate::ledger) async fn answers_come_in_the_order_of_the_questions(
     database: &impl TestDatabase,
 ) {

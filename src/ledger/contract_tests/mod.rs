@@ -12,7 +12,8 @@ use super::{
     LedgerError, Owner, StatRow, Taken,
 };
 use crate::job::{
-    Failure, FailureClass, JobId, Lane, OperationName, State, Timestamp, report::ReportedError,
+    AttemptLog, Failure, FailureClass, JobId, Lane, OperationName, State, Timestamp,
+    report::ReportedError,
 };
 
 /// The lease of every ledger in these tests.
@@ -56,6 +57,7 @@ macro_rules! ledger_contract {
             a_burial_is_noted_for_the_claim_that_it_belongs_to
             unfinished_claims_add_up_until_a_replay
             an_ending_whose_answer_was_lost_may_be_given_again
+            failed_attempts_are_kept_once_the_newest_first
             an_ending_names_the_last_error_until_the_job_completes
             answers_come_in_the_order_of_the_questions
             a_refused_row_leaves_nothing_behind
@@ -120,6 +122,7 @@ pub(super) fn ending(name: &str, taken: Taken, state: State) -> Ending {
         panics: taken.panics,
         failure: None,
         result: None,
+        failed: AttemptLog::default(),
     }
 }
 

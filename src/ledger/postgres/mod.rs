@@ -48,8 +48,11 @@ const WRITER_SESSION: &str = "\
     select set_config('synchronous_commit', 'on', false) \
         where current_setting('synchronous_commit') = 'off'";
 
-/// For the connections that read.
-const READER_SESSION: &str = "set jit = off; set default_transaction_read_only = on";
+/// For the connections that read. A list is a walk along one index that holds what its filters ask for (`listing.rs`);
+/// the planner can't know how few of its entries pass, and would rather read the whole table.
+const READER_SESSION: &str = "\
+    set enable_seqscan = off; set enable_bitmapscan = off; set max_parallel_workers_per_gather = 0; \
+    set jit = off; set default_transaction_read_only = on";
 
 /// A ledger in a PostgreSQL database. Closes when it is dropped.
 #[derive(Debug)]

@@ -136,11 +136,11 @@ async fn rows_are_found_by_their_id_from_the_first_one_on() {
         return;
     };
     let ledger = database.open("a").await;
-    let no_columns = ["null"; 13];
+    let no_columns = ["null"; 15];
     for (name, sql, parameters) in [
         ("look", write::LOOK, 1),
         ("take", write::TAKE, 10),
-        ("commit", write::COMMIT, 13),
+        ("commit", write::COMMIT, 15),
         ("renew", write::RENEW, 3),
         ("note_buried", write::NOTE_BURIED, 2),
     ] {

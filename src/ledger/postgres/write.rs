@@ -13,7 +13,7 @@ use sqlx::{Connection, Row};
 
 use super::PostgresLedger;
 use crate::{
-    job::{JobId, Timestamp},
+    job::{JobId, Timestamp, attempts::MAX_BYTES},
     ledger::{
         Claim, ClaimRequest, Committed, Ending, Fence,
         batch::{self, Claims, clean, clean_code},
@@ -69,6 +69,7 @@ pub(super) const TAKE: &str = concat!(
 );
 
 /// Records endings. Of an error that a job met before, nothing is forgotten until it ends otherwise.
+/// Failed attempts are put before those of earlier runs, once, however often the ending is given.
 pub(super) const COMMIT: &str = concat!(
     "update jobs set state = e.new_state, attempts = e.calls, parks = e.new_parks, \
         panics = e.new_panics, leased_until = null, \
@@ -79,11 +80,15 @@ pub(super) const COMMIT: &str = concat!(
         error_code = case when e.keeps_error then error_code else e.code end, \
         error_message = case when e.keeps_error then error_message else e.message end, \
         request_id = case when e.keeps_error then request_id else e.request end, \
-        result = e.new_result::jsonb \
+        result = e.new_result::jsonb, \
+        failed_attempts = case \
+            when e.failed is null or starts_with(failed_attempts, e.failed) then failed_attempts \
+            else left(e.failed || E'\\n' || coalesce(failed_attempts, ''), $15) end \
     from unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], \
-        $7::bool[], $8::bool[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[]) \
+        $7::bool[], $8::bool[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], \
+        $14::text[]) \
     as e(job, held, new_state, calls, new_parks, new_panics, is_final, keeps_error, class, code, \
-        message, request, new_result) \
+        message, request, new_result, failed) \
     where id = e.job and fence = e.held and state || '' in ('running', e.new_state) returning ",
     record_columns!("result::text")
 );
@@ -251,6 +256,8 @@ pub(super) async fn commit(
             failure.and_then(|failure| failure.request_id.as_deref().map(clean))
         }))
         .bind(results)
+        .bind(column(endings, |ending| ending.failed.to_text()))
+        .bind(i32::try_from(MAX_BYTES).unwrap_or(i32::MAX))
         .fetch_all(&ledger.writer)
         .await?;
     batch::committed(endings, recorded.iter().map(record::record))

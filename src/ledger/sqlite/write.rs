@@ -12,7 +12,7 @@ use sqlx::{Connection, Row, sqlite::SqliteRow};
 
 use super::SqliteLedger;
 use crate::{
-    job::{JobId, Timestamp},
+    job::{JobId, Timestamp, attempts::MAX_BYTES},
     ledger::{
         Claim, ClaimRequest, Committed, Ending, Fence,
         batch::{self, Claims, clean, clean_code},
@@ -47,6 +47,7 @@ pub(super) const TAKE: &str = "\
     from json_each($1) as e where jobs.id = e.value->>0";
 
 /// Records endings. Of an error that a job met before, nothing is forgotten until it ends otherwise.
+/// Failed attempts are put before those of earlier runs, once, however often the ending is given.
 pub(super) const COMMIT: &str = concat!(
     "update jobs set state = e.value->>2, attempts = e.value->>3, parks = e.value->>4, \
         panics = e.value->>5, leased_until = null, \
@@ -55,7 +56,10 @@ pub(super) const COMMIT: &str = concat!(
         error_code = case when e.value->>7 then error_code else e.value->>9 end, \
         error_message = case when e.value->>7 then error_message else e.value->>10 end, \
         request_id = case when e.value->>7 then request_id else e.value->>11 end, \
-        result = e.value->>12 \
+        result = e.value->>12, \
+        failed_attempts = case \
+            when e.value->>13 is null or instr(failed_attempts, e.value->>13) = 1 then failed_attempts \
+            else substr(e.value->>13 || char(10) || coalesce(failed_attempts, ''), 1, e.value->>14) end \
     from json_each($1) as e \
     where jobs.id = e.value->>0 and fence = e.value->>1 and state in ('running', e.value->>2) \
     returning ",
@@ -209,6 +213,8 @@ pub(super) async fn commit(
             failure.map(|failure| clean(&failure.message)),
             failure.and_then(|failure| failure.request_id.as_deref().map(clean)),
             ending.result.as_ref().map(serde_json::Value::to_string),
+            ending.failed.to_text(),
+            MAX_BYTES,
         )
     });
     let recorded = sqlx::query(COMMIT)

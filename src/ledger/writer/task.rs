@@ -14,7 +14,7 @@ use super::{
     queue::{Burial, Entry, Queue, Renewal, answer},
 };
 use crate::{
-    job::{JobId, State},
+    job::{AttemptLog, JobId, State},
     ledger::{Claim, ClaimRequest, Ending, Ledger, LedgerError, Taken},
     metrics::Metrics,
 };
@@ -428,5 +428,6 @@ fn interrupted(id: &JobId, taken: Taken) -> Ending {
         panics: taken.panics,
         failure: None,
         result: None,
+        failed: AttemptLog::default(),
     }
 }

@@ -10,7 +10,7 @@ mod scripted;
 use scripted::{OPEN, Scripted};
 
 use super::*;
-use crate::job::{Lane, OperationName, State, Timestamp};
+use crate::job::{AttemptLog, Lane, OperationName, State, Timestamp};
 
 fn start(ledger: &Arc<Scripted>, settings: WriterSettings) -> LedgerWriter {
     let metrics = Arc::new(Metrics::try_new(1).unwrap());
@@ -50,6 +50,7 @@ fn ending(name: &str, fence: Fence) -> Ending {
         panics: 0,
         failure: None,
         result: None,
+        failed: AttemptLog::default(),
     }
 }
 
