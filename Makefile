@@ -27,6 +27,7 @@ test: ## everything that is checked: format, lints, dependencies, all tests agai
 	echo "Checking the dependencies…"
 	scripts/dependency-check
 	scripts/cargo-deny
+	scripts/compose-check
 	echo "Linting (about 4 minutes the first time)…"
 	cargo clippy --locked --all-targets --test drill --features failpoints -- -D warnings
 	scripts/prometheus install >/dev/null

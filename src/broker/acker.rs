@@ -69,8 +69,14 @@ impl Acker {
     }
 
     /// Publishes a copy for park or bury, for as long as it takes: returns once it is confirmed, or
-    /// when the delivery went stale. The original is still held; ack it next.
-    pub async fn publish_copy(&self, target: &Target, copy: &Message) -> Result<(), Stale> {
+    /// when the delivery went stale. The original is still held; ack it next. `stalled_by` hears of the
+    /// first failure, so that whoever knows the job can say so.
+    pub async fn publish_copy(
+        &self,
+        target: &Target,
+        copy: &Message,
+        stalled_by: impl Fn(&PublishError),
+    ) -> Result<(), Stale> {
         let mut stalled = Stalled {
             tag: &*self.tag,
             reported: false,
@@ -83,13 +89,10 @@ impl Acker {
             match self.tag.publish(target, copy).await {
                 Ok(()) => return Ok(()),
                 Err(error) => {
+                    if !stalled.reported {
+                        stalled_by(&error);
+                    }
                     stalled.report();
-                    tracing::warn!(
-                        job = copy.message_id.as_deref(),
-                        ?target,
-                        %error,
-                        "a copy could not be published; the original is held and it is tried again"
-                    );
                 }
             }
             tokio::time::sleep(delay).await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{CommandError, Exit, Outcome, Shared, signals::Signals};
-use crate::{http::HttpServer, job::Lane, telemetry, worker::Worker};
+use crate::{config::Entry, http::HttpServer, job::Lane, telemetry, worker::Worker};
 
 /// Arguments of `brigade worker`.
 #[derive(Debug, Args)]
@@ -20,15 +20,17 @@ fn parse_lane(name: &str) -> Result<Lane, String> {
 }
 
 pub(super) async fn run(shared: &Shared, args: WorkerArgs) -> Outcome {
-    let settings = shared.load(Vec::new())?.settings;
+    let loaded = shared.load(Vec::new())?;
+    let settings = &loaded.settings;
     let mut lanes = args.lanes;
     lanes.sort_unstable();
     lanes.dedup();
     telemetry::install(&settings.log.level, settings.log.format).map_err(CommandError::usage)?;
+    tracing::info!(changed = changed(&loaded.entries()), "settings");
     // Before anything starts, so that a signal during the start drains too.
     let mut signals = Signals::try_new()?;
 
-    let worker = Worker::start(&settings, &lanes).await?;
+    let worker = Worker::start(settings, &lanes).await?;
     let http = HttpServer::start(settings.http.listen, Arc::clone(worker.view())).await;
     let http = match http {
         Ok(http) => http,
@@ -60,4 +62,13 @@ pub(super) async fn run(shared: &Shared, args: WorkerArgs) -> Outcome {
     };
     http.stop().await;
     Ok(exit)
+}
+
+/// What is not as in `config/default.toml`: `key=value (where from)`, secrets masked.
+fn changed(entries: &[Entry]) -> String {
+    let changed = entries.iter().filter(|entry| entry.origin != "default");
+    let changed: Vec<String> = changed
+        .map(|Entry { key, value, origin }| format!("{key}={value} ({origin})"))
+        .collect();
+    changed.join(", ")
 }

@@ -164,7 +164,14 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn wrong(&self, name: &str, rule: &str, value: &Value) -> String {
-        format!("field {}{name} {rule}, but is {}", self.path, shown(value))
+        // An object's bytes belong into no error, log or header.
+        let is_body = name == "body" || self.path.starts_with("body");
+        let given = if is_body {
+            kind(value).to_owned()
+        } else {
+            shown(value)
+        };
+        format!("field {}{name} {rule}, but is {given}", self.path)
     }
 
     fn check_key(&self, name: &str, key: &str) -> Read<()> {
@@ -202,6 +209,18 @@ pub(super) fn shown(value: &Value) -> String {
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
+    }
+}
+
+/// What a value is, without showing it.
+pub(super) const fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a switch",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
     }
 }
 

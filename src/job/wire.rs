@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Carried, HeaderValue, Job, JobId, Lane, Message, Operation, OperationName, Timestamp,
-    fields::{Fields, holds_nul, shown, whole},
+    fields::{Fields, holds_nul, kind, shown, whole},
     message::header,
     outcome::DeadReason,
     requests,
@@ -204,7 +204,7 @@ impl Form {
             Value::Object(map) => Ok(map),
             other => Err(malformed(format!(
                 "{place} must be a JSON object, but is {}",
-                shown(&other)
+                kind(&other)
             ))),
         }
     }

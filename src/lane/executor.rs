@@ -123,12 +123,13 @@ async fn pursue(
         }
         observe_wait(lane, job, taken, now);
         let Some(run) = run_taken(lane, job, taken, probe.take()).await else {
+            log_lost(lane, job);
             continue;
         };
         match record(lane, job, taken, &run).await {
             Some(Ok(Committed::Recorded(row))) => return Resolution::ran(run, &row, taken),
             // Claimed anew by another since: this run is void, look at the row as if just delivered.
-            Some(Ok(Committed::Superseded)) => {}
+            Some(Ok(Committed::Superseded)) => log_lost(lane, job),
             Some(Err(why)) => return Resolution::refused_by_ledger(lane, job, &why, now),
             None => return Resolution::unclaimed(RequeueReason::Drain),
         }
@@ -187,7 +188,7 @@ async fn record(
             }
             Err(LedgerError::Refused(why)) => return Some(Err(why)),
             Err(LedgerError::Down(why)) => {
-                tracing::debug!(job = %job.id, %why, "the outcome waits for the ledger");
+                tracing::debug!(job = %job.id, lane = %lane.lane, operation = job.operation.name().as_str(), bucket = job.operation.bucket(), why, "the outcome waits for the ledger");
             }
         }
         tokio::select! {
@@ -212,6 +213,11 @@ fn claim_request(lane: Lane, job: &Job, now: Timestamp) -> ClaimRequest {
         attempts: job.carried.attempts,
         parks: job.carried.parks,
     }
+}
+
+/// The lease ran out, most likely because the ledger or this process stood still for longer than it.
+fn log_lost(lane: &LaneContext, job: &Job) {
+    tracing::warn!(job = %job.id, lane = %lane.lane, operation = job.operation.name().as_str(), bucket = job.operation.bucket(), "another worker has the job: this run is void");
 }
 
 /// The queue wait counts once a job, at its first start.

@@ -61,7 +61,7 @@ pub(super) async fn send_reply(
     };
     lane.metrics.replies.with_label_values(&[result]).inc();
     if let Err(error) = sent {
-        tracing::debug!(job = report.id, queue, %error, "a reply is lost");
+        tracing::debug!(job = report.id, lane = %lane.lane, operation = report.operation, bucket = report.bucket, queue, %error, "a reply is lost");
     }
 }
 
@@ -78,6 +78,6 @@ pub(super) async fn publish_event(lane: &LaneContext, report: &Report, outcome: 
         ..Message::default()
     };
     if let Err(error) = lane.broker.publish(&Target::Event(key), &message).await {
-        tracing::debug!(job = report.id, %error, "an event is lost");
+        tracing::debug!(job = report.id, lane = %lane.lane, operation = report.operation, bucket = report.bucket, %error, "an event is lost");
     }
 }

@@ -171,7 +171,7 @@ fn judge(lane: &LaneContext, job: &Job, taken: Option<Taken>, end: End, attempts
             history.after_deadline(failure, now, limits.max_job_age)
         }
         End::Panic(message) => {
-            tracing::error!(job = %job.id, operation = job.operation.name().as_str(), message, "a job panicked: this is a bug, please report it");
+            tracing::error!(job = %job.id, lane = %lane.lane, operation = job.operation.name().as_str(), bucket = job.operation.bucket(), panic = message, "a job panicked: this is a bug, please report it");
             history.after_panic(Failure::ours(FailureClass::Cancelled, "panic", message))
         }
     };

@@ -10,13 +10,15 @@ use super::{
     running::Attached,
 };
 use crate::{
-    broker::{Acker, Target},
+    broker::{Acker, PublishError, Target},
     job::{Job, JobId, Settlement, State, Timestamp, wire::BadJob},
     ledger::Fence,
 };
 
 /// The one error code with a counter of its own: it alone says that a replay will cure what was buried.
 const ACCESS_DENIED: &str = "AccessDenied";
+/// The longest bucket name that a job may have.
+const LONGEST_BUCKET: usize = 255;
 
 /// Settles the delivery and those that attached to it.
 pub(super) async fn settle(
@@ -43,7 +45,8 @@ pub(super) async fn settle(
         }
         publish_event(lane, report, resolution.outcome).await;
     }
-    settle_one(lane, acker, &resolution, true).await;
+    let about = About::job(job);
+    settle_one(lane, acker, &resolution, about, true).await;
     for Attached { job, acker } in attached {
         lane.metrics
             .duplicates
@@ -57,15 +60,47 @@ pub(super) async fn settle(
             Settlement::Ack | Settlement::Bury(_) => false,
         };
         if own_way {
-            settle_one(lane, acker, &resolution, false).await;
+            settle_one(lane, acker, &resolution, about, false).await;
         } else {
             ack(lane, acker).await;
         }
     }
 }
 
-async fn settle_one(lane: &LaneContext, acker: Acker, resolution: &Resolution, first: bool) {
+/// What every line about a job carries beside its lane; a bad job may lack any of it.
+#[derive(Debug, Clone, Copy)]
+struct About<'a> {
+    id: Option<&'a str>,
+    operation: Option<&'a str>,
+    bucket: Option<&'a str>,
+}
+
+impl<'a> About<'a> {
+    fn job(job: &'a Job) -> Self {
+        Self {
+            id: Some(job.id.as_str()),
+            operation: Some(job.operation.name().as_str()),
+            bucket: Some(job.operation.bucket()),
+        }
+    }
+}
+
+async fn settle_one(
+    lane: &LaneContext,
+    acker: Acker,
+    resolution: &Resolution,
+    about: About<'_>,
+    first: bool,
+) {
     let facts = &resolution.facts;
+    let stalled = |error: &PublishError| {
+        let About {
+            id,
+            operation,
+            bucket,
+        } = about;
+        tracing::warn!(job = id, lane = %lane.lane, operation, bucket, %error, "a copy can't be published: the job is held and it is tried again");
+    };
     match resolution.settlement {
         Settlement::Ack => ack(lane, acker).await,
         Settlement::Requeue(reason) => lane.give_back(Requeue { acker, reason }),
@@ -73,7 +108,7 @@ async fn settle_one(lane: &LaneContext, acker: Acker, resolution: &Resolution, f
             let copy = facts.parked(acker.message());
             crash_point!("park.before");
             if acker
-                .publish_copy(&Target::Retry(lane.lane, delay), &copy)
+                .publish_copy(&Target::Retry(lane.lane, delay), &copy, stalled)
                 .await
                 .is_ok()
             {
@@ -89,7 +124,7 @@ async fn settle_one(lane: &LaneContext, acker: Acker, resolution: &Resolution, f
             let copy = facts.dead(acker.message(), reason, Timestamp::now());
             crash_point!("bury.before");
             if acker
-                .publish_copy(&Target::Dead(lane.lane), &copy)
+                .publish_copy(&Target::Dead(lane.lane), &copy, stalled)
                 .await
                 .is_ok()
             {
@@ -101,7 +136,7 @@ async fn settle_one(lane: &LaneContext, acker: Acker, resolution: &Resolution, f
                     denied.with_label_values(&[lane.lane.as_str()]).inc();
                 }
                 if first {
-                    note_buried(lane, &acker, resolution.row).await;
+                    note_buried(lane, &acker, resolution.row, about).await;
                     crash_point!("bury.noted");
                 }
                 ack(lane, acker).await;
@@ -118,7 +153,10 @@ pub(super) async fn bury_bad_job(lane: &LaneContext, acker: Acker, bad: BadJob, 
     lane.count(operation.unwrap_or("unknown"), State::DeadLettered.as_str());
     let reason = bad.reason;
     let id = bad.known.id.as_ref().map(|id| id.as_str());
-    tracing::warn!(job = id, lane = %lane.lane, operation, reason = reason.as_str(), error = bad.message, "a bad job is buried");
+    // As sent, so it may be anything, of any length.
+    let bucket = bad.known.bucket.as_deref();
+    let bucket = bucket.filter(|bucket| bucket.len() <= LONGEST_BUCKET);
+    tracing::warn!(job = id, lane = %lane.lane, operation, bucket, reason = reason.as_str(), error = bad.message, "a bad job is buried");
     let message = Arc::clone(acker.message());
     let resolution = Resolution::bad_job(lane, &bad, &message, now);
     let queue = message
@@ -129,7 +167,12 @@ pub(super) async fn bury_bad_job(lane: &LaneContext, acker: Acker, bad: BadJob, 
         let correlation_id = message.correlation_id.as_deref().or(id).unwrap_or_default();
         send_reply(lane, queue, correlation_id, report, None).await;
     }
-    settle_one(lane, acker, &resolution, true).await;
+    let about = About {
+        id,
+        operation,
+        bucket,
+    };
+    settle_one(lane, acker, &resolution, about, true).await;
 }
 
 async fn ack(lane: &LaneContext, acker: Acker) {
@@ -151,7 +194,7 @@ fn lost(lane: &LaneContext) {
 }
 
 /// Best effort: without the note a redelivery buries once more, which an operator can see and discard.
-async fn note_buried(lane: &LaneContext, acker: &Acker, row: Option<Fence>) {
+async fn note_buried(lane: &LaneContext, acker: &Acker, row: Option<Fence>, about: About<'_>) {
     let id = acker
         .message()
         .message_id
@@ -160,7 +203,10 @@ async fn note_buried(lane: &LaneContext, acker: &Acker, row: Option<Fence>) {
     if let (Some(id), Some(fence)) = (id, row)
         && let Err(error) = lane.ledger.note_buried(id.clone(), fence).await
     {
-        tracing::debug!(job = %id, %error, "the burial is not noted");
+        let About {
+            operation, bucket, ..
+        } = about;
+        tracing::debug!(job = %id, lane = %lane.lane, operation, bucket, %error, "the burial is not noted");
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::Clock;
+use super::{Cause, Clock};
 
 /// A streak of openings is forgotten after this long closed without interruption.
 const STREAK_MEMORY: Duration = Duration::from_secs(60);
@@ -116,8 +116,8 @@ impl Snapshot {
     }
 }
 
-/// A transition, for log and metrics; told to the observer under the breaker's lock, in order.
-pub type Observer = Box<dyn Fn(CircuitState, CircuitState) + Send + Sync>;
+/// A transition and its cause, for log and metrics; told to the observer under the breaker's lock, in order.
+pub type Observer = Box<dyn Fn(CircuitState, CircuitState, Cause) + Send + Sync>;
 
 /// One breaker, shared by reference; see the module's words.
 pub struct CircuitBreaker {
@@ -194,13 +194,9 @@ impl CircuitBreaker {
             && core.mode == Mode::Auto
             && now >= until
         {
-            self.turn(
-                &mut core,
-                Phase::HalfOpen {
-                    taken: 0,
-                    progress: now,
-                },
-            );
+            let (taken, progress) = (0, now);
+            let phase = Phase::HalfOpen { taken, progress };
+            self.turn(&mut core, phase, Cause::ProbeDue);
         }
         match &mut core.phase {
             Phase::HalfOpen { taken, progress } if *taken < self.settings.half_open_permits => {
@@ -232,7 +228,7 @@ impl CircuitBreaker {
             Mode::ForceOpen => Phase::Open { until: now },
         };
         core.streak = 0;
-        self.turn(&mut core, phase);
+        self.turn(&mut core, phase, Cause::Operator);
     }
 
     /// Re-opens the circuit when its probe has made no progress for `probe_timeout`; returns when to
@@ -253,7 +249,7 @@ impl CircuitBreaker {
             && taken > 0
             && now.duration_since(progress) >= self.settings.probe_timeout
         {
-            self.open(core, now);
+            self.open(core, now, Cause::ProbeStuck);
         }
     }
 
@@ -282,7 +278,8 @@ impl CircuitBreaker {
             return;
         }
         if probe {
-            self.turn(&mut core, Phase::Closed { failures: 0 });
+            let phase = Phase::Closed { failures: 0 };
+            self.turn(&mut core, phase, Cause::ProbeSucceeded);
         } else if let Phase::Closed { failures } = &mut core.phase
             && *failures > 0
         {
@@ -298,11 +295,12 @@ impl CircuitBreaker {
         }
         let now = self.clock.now();
         if probe {
-            self.open(&mut core, now);
+            self.open(&mut core, now, Cause::ProbeFailed);
         } else if let Phase::Closed { failures } = &mut core.phase {
             *failures += 1;
             if *failures >= self.settings.failure_threshold {
-                self.open(&mut core, now);
+                let cause = Cause::Failures(*failures);
+                self.open(&mut core, now, cause);
             } else {
                 self.publish(&core);
             }
@@ -331,7 +329,7 @@ impl CircuitBreaker {
     }
 
     /// Opens for `open_base` x 2^streak, at most `open_max`, give or take a fifth.
-    fn open(&self, core: &mut Core, now: Instant) {
+    fn open(&self, core: &mut Core, now: Instant, cause: Cause) {
         if matches!(core.phase, Phase::Closed { .. })
             && now.duration_since(core.closed_since) >= STREAK_MEMORY
         {
@@ -344,16 +342,12 @@ impl CircuitBreaker {
         let jitter = 1.0 + JITTER * (2.0 * (self.chance)().clamp(0.0, 1.0) - 1.0);
         let open_for = doubled.min(self.settings.open_max).mul_f64(jitter);
         core.streak = core.streak.saturating_add(1);
-        self.turn(
-            core,
-            Phase::Open {
-                until: now + open_for,
-            },
-        );
+        let until = now + open_for;
+        self.turn(core, Phase::Open { until }, cause);
     }
 
     /// The one place where the phase changes: new generation, observer, subscribers.
-    fn turn(&self, core: &mut Core, phase: Phase) {
+    fn turn(&self, core: &mut Core, phase: Phase, cause: Cause) {
         let from = core.phase.state();
         core.phase = phase;
         core.generation += 1;
@@ -362,7 +356,7 @@ impl CircuitBreaker {
             core.closed_since = self.clock.now();
         }
         if from != to {
-            (self.observer)(from, to);
+            (self.observer)(from, to, cause);
         }
         self.publish(core);
     }

@@ -16,7 +16,7 @@ fn breaker_with(settings: CircuitSettings) -> (Arc<CircuitBreaker>, Arc<ManualCl
     let clock = ManualClock::new();
     let shared: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
     (
-        CircuitBreaker::new(settings, shared, || 0.5, Box::new(|_, _| {})),
+        CircuitBreaker::new(settings, shared, || 0.5, Box::new(|_, _, _| {})),
         clock,
     )
 }
@@ -149,7 +149,7 @@ fn the_open_time_is_jittered_by_a_fifth() {
     for (chance, millis) in [((|| 0.0) as fn() -> f64, 4_000), (|| 1.0, 6_000)] {
         let clock = ManualClock::new();
         let shared: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
-        let breaker = CircuitBreaker::new(SETTINGS, shared, chance, Box::new(|_, _| {}));
+        let breaker = CircuitBreaker::new(SETTINGS, shared, chance, Box::new(|_, _, _| {}));
         trip(&breaker);
         assert_eq!(
             breaker.acquire().unwrap_err().retry_in,
@@ -244,21 +244,27 @@ fn an_operators_word_starts_a_new_generation_and_holds() {
 }
 
 #[test]
-fn the_observer_hears_each_transition_once() {
+fn the_observer_hears_each_transition_once_and_why() {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let ears = Arc::clone(&heard);
     let clock = ManualClock::new();
     let shared: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
     let observer: Observer =
-        Box::new(move |from, to| ears.lock().unwrap().push((from.as_str(), to.as_str())));
+        Box::new(move |from, to, why| ears.lock().unwrap().push((from.as_str(), to.as_str(), why)));
     let breaker = CircuitBreaker::new(SETTINGS, shared, || 0.5, observer);
     trip(&breaker);
     clock.advance(Duration::from_secs(5));
+    breaker.reserve_probe().unwrap().failure();
+    clock.advance(Duration::from_secs(10));
     breaker.reserve_probe().unwrap().success();
+    breaker.force(Mode::ForceOpen);
     let expected = [
-        ("closed", "open"),
-        ("open", "half_open"),
-        ("half_open", "closed"),
+        ("closed", "open", Cause::Failures(5)),
+        ("open", "half_open", Cause::ProbeDue),
+        ("half_open", "open", Cause::ProbeFailed),
+        ("open", "half_open", Cause::ProbeDue),
+        ("half_open", "closed", Cause::ProbeSucceeded),
+        ("closed", "open", Cause::Operator),
     ];
     assert_eq!(*heard.lock().unwrap(), expected);
 }

@@ -2,10 +2,12 @@
 //!
 //! Nothing here knows S3, RabbitMQ or jobs.
 
+pub mod cause;
 pub mod circuit_breaker;
 pub mod clock;
 pub mod retry;
 
+pub use cause::Cause;
 pub use circuit_breaker::{CircuitBreaker, CircuitSettings, Mode, Permit, Refused, Snapshot};
 pub use clock::{Clock, TokioClock};
 pub use retry::RetryPolicy;

@@ -30,6 +30,7 @@ use aws_sdk_s3::{
 use aws_smithy_http_client::tls;
 use aws_types::service_config::ServiceConfigKey;
 
+use super::trust;
 use crate::job::{Failure, FailureClass, Lane};
 
 /// S3 closes idle connections after 5 to 20 s; a stale one costs an attempt.
@@ -88,12 +89,6 @@ impl Clients {
     /// nothing but a missing region of AWS itself. What is wrong shows in each operation as class
     /// `credentials`: the worker's settings are at fault, and its jobs must wait.
     pub async fn build(settings: &StorageSettings) -> Self {
-        let http = aws_smithy_http_client::Builder::new()
-            .pool_idle_timeout(POOL_IDLE)
-            .tls_provider(tls::Provider::Rustls(
-                tls::rustls_provider::CryptoMode::AwsLc,
-            ))
-            .build_https();
         let region = settings.region.clone().map(Region::new);
         let shared = aws_config::defaults(BehaviorVersion::v2026_01_12())
             .region(
@@ -105,6 +100,14 @@ impl Clients {
             .no_credentials()
             .load()
             .await;
+        let http = aws_smithy_http_client::Builder::new()
+            .pool_idle_timeout(POOL_IDLE)
+            .tls_provider(tls::Provider::Rustls(
+                tls::rustls_provider::CryptoMode::AwsLc,
+            ))
+            // A bundle that can't be used is reported below, and then no call is made.
+            .tls_context(trust::tls_context(&shared).unwrap_or_default())
+            .build_https();
         let endpoint = endpoint_of(&shared, settings);
         let region = match (shared.region(), &endpoint) {
             (Some(region), _) => Some(region.clone()),
@@ -145,8 +148,8 @@ impl Clients {
         if let Some(failure) = &misconfigured {
             tracing::error!(
                 code = failure.code,
-                "S3 can't be called: {}",
-                failure.message
+                why = failure.message,
+                "S3 can't be called"
             );
         }
         tracing::info!(
@@ -295,6 +298,9 @@ fn misconfigured(shared: &SdkConfig, endpoint: Option<&str>) -> Option<Failure> 
             ..failure
         })
     };
+    if let Err(message) = trust::tls_context(shared) {
+        return failure("ca_bundle_invalid", message);
+    }
     if shared.region().is_none() {
         let message = "no region: set s3.region or AWS_REGION";
         return failure("region_missing", message.to_owned());

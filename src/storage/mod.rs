@@ -19,6 +19,7 @@ mod quirks;
 pub(crate) mod script;
 mod service;
 mod tally;
+mod trust;
 
 use std::{
     fmt,

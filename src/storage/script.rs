@@ -256,7 +256,7 @@ impl Stage {
                 numbers,
                 Arc::new(TokioClock),
                 || 0.5,
-                Box::new(|_, _| {}),
+                Box::new(|_, _, _| {}),
             ),
             slots: Arc::new(Semaphore::new(2)),
             calls: Arc::default(),

@@ -78,10 +78,10 @@ pub(super) fn new_breaker(
         probe_timeout,
     };
     let metrics = Arc::clone(metrics);
-    let observer = move |from, to| {
+    let observer = move |from, to, cause: crate::resilience::Cause| {
         metrics.circuit_changed(circuit, from, to);
         let (from, to) = (from.as_str(), to.as_str());
-        tracing::warn!(circuit = circuit.as_str(), from, to, "the circuit changed");
+        tracing::warn!(circuit = circuit.as_str(), from, to, why = %cause, "the circuit changed");
     };
     CircuitBreaker::new(
         numbers,

@@ -188,7 +188,11 @@ async fn a_parked_copy_waits_in_its_retry_queue_with_its_headers(subject: Subjec
     let delivery = next(&mut *subscription).await;
     let copy = delivery.message.copy().with_count(header::PARKS, 1);
     let target = Target::Retry(LANE, ParkDelay::TenMinutes);
-    delivery.acker.publish_copy(&target, &copy).await.unwrap();
+    delivery
+        .acker
+        .publish_copy(&target, &copy, |_| {})
+        .await
+        .unwrap();
     delivery.acker.ack().await.unwrap();
     let queue = subject.names.retry_queue(LANE, ParkDelay::TenMinutes);
     assert_eq!(subject.probe.ready(&queue).await, [copy]);
@@ -205,7 +209,7 @@ async fn a_buried_copy_lies_in_the_dead_queue_with_its_headers(subject: Subject)
         .with_text(header::REASON, "permanent");
     delivery
         .acker
-        .publish_copy(&Target::Dead(LANE), &copy)
+        .publish_copy(&Target::Dead(LANE), &copy, |_| {})
         .await
         .unwrap();
     delivery.acker.ack().await.unwrap();
@@ -294,7 +298,7 @@ async fn on_a_dead_tag_nothing_is_published(subject: Subject) {
     let copy = delivery.message.copy();
     let published = delivery
         .acker
-        .publish_copy(&Target::Dead(LANE), &copy)
+        .publish_copy(&Target::Dead(LANE), &copy, |_| {})
         .await;
     assert_eq!(published, Err(Stale));
     assert_eq!(

@@ -89,7 +89,7 @@ async fn a_copy_carries_only_what_it_may() {
     let copy = delivery.message.copy();
     delivery
         .acker
-        .publish_copy(&Target::Dead(LANE), &copy)
+        .publish_copy(&Target::Dead(LANE), &copy, |_| {})
         .await
         .unwrap();
     delivery.acker.ack().await.unwrap();
@@ -230,7 +230,7 @@ async fn a_header_too_large_for_a_copy_is_not_read_so_that_its_job_can_be_buried
         .with_text(header::ERROR, "x".repeat(2_000));
     delivery
         .acker
-        .publish_copy(&Target::Dead(LANE), &copy)
+        .publish_copy(&Target::Dead(LANE), &copy, |_| {})
         .await
         .unwrap();
     delivery.acker.ack().await.unwrap();

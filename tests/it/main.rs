@@ -24,8 +24,10 @@ mod copies;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod dead;
+mod deploy;
 mod fleet;
 mod http;
+mod logs;
 mod messages;
 mod once;
 mod operations;
@@ -38,3 +40,4 @@ mod proxy;
 mod rabbit;
 mod retry;
 mod stage;
+mod tls;

@@ -20,6 +20,18 @@ impl WorkerProcess {
         Self::spawn(command(settings, keys), log)
     }
 
+    /// Starts one with these variables too.
+    pub(crate) fn start_with(
+        settings: &[(String, String)],
+        keys: (&str, &str),
+        variables: &[(&str, &str)],
+        log: PathBuf,
+    ) -> Self {
+        let mut command = command(settings, keys);
+        command.envs(variables.iter().copied());
+        Self::spawn(command, log)
+    }
+
     /// Starts one on one lane that dies at a crash point.
     #[cfg(feature = "failpoints")]
     pub(crate) fn start_armed(

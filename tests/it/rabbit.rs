@@ -35,19 +35,27 @@ impl Rabbit {
 
     /// A private node, started now.
     pub(crate) fn private(name: &str) -> Self {
-        Self::make(name, false)
+        Self::make(name, false, "")
     }
 
     /// A private node with the Prometheus plugin.
     pub(crate) fn observed(name: &str) -> Self {
-        Self::make(name, true)
+        Self::make(name, true, "")
     }
 
-    fn make(name: &str, observed: bool) -> Self {
+    /// A private node with more in its configuration.
+    pub(crate) fn configured(name: &str, configuration: &str) -> Self {
+        Self::make(name, false, configuration)
+    }
+
+    fn make(name: &str, observed: bool, configuration: &str) -> Self {
         let nodes = std::env::var("RABBITMQ_NODES").unwrap_or_else(|_| {
             concat!(env!("CARGO_MANIFEST_DIR"), "/target/rabbitmq/tests").to_owned()
         });
         let directory = PathBuf::from(nodes).join(format!("{name}-{:x}", fastrand::u32(..)));
+        let more = directory.join("conf.d");
+        std::fs::create_dir_all(&more).unwrap();
+        std::fs::write(more.join("test.conf"), configuration).unwrap();
         let mut node = Self {
             url: String::new(),
             own: Some(directory),

@@ -413,7 +413,7 @@ mod tests {
         let mut status = broker.status();
         let published = delivery
             .acker
-            .publish_copy(&Target::Dead(LANE), &delivery.message);
+            .publish_copy(&Target::Dead(LANE), &delivery.message, |_| {});
         // The borrow that it gives would keep the status from changing.
         let stalled = async { drop(status.wait_for(|it| it.stalled_publishes == 1).await) };
         let (published, ()) = tokio::join!(published, stalled);

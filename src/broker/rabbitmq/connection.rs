@@ -182,6 +182,7 @@ impl Keeper {
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut failures = 0;
         let mut stood_before = false;
+        let mut known = String::new();
         loop {
             let started = tokio::time::Instant::now();
             let lost = tokio::select! {
@@ -191,13 +192,20 @@ impl Keeper {
             if started.elapsed() > STABLE {
                 failures = 0;
             }
+            let role = self.role.as_str();
+            // Once an outage, and once more for each new reason.
+            if self.slot.borrow().is_some() || lost != known {
+                tracing::warn!(role, why = lost, "no connection to RabbitMQ");
+            } else {
+                tracing::debug!(role, why = lost, "still no connection to RabbitMQ");
+            }
+            known.clone_from(&lost);
             let wait = full_jitter(failures, fastrand::f64());
             failures += 1;
             self.slot.send_replace(None);
             let seconds = wait.as_secs_f64().ceil();
             let why = format!("{lost}, next try in {seconds} s");
             self.status.down(self.role, &why);
-            tracing::warn!(role = self.role.as_str(), why, "no connection to RabbitMQ");
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = stop.cancelled() => break,
@@ -224,7 +232,7 @@ impl Keeper {
         tracing::info!(
             role = self.role.as_str(),
             address = self.endpoint.address(),
-            "connected"
+            "connected to RabbitMQ"
         );
         self.watch(&connection).await;
         format!("the connection to {} was lost", self.endpoint.address())
@@ -249,7 +257,10 @@ impl Keeper {
                         tracing::warn!(role = self.role.as_str(), reason, "RabbitMQ takes no publishes for now");
                         self.status.blocked(Some(reason));
                     }
-                    Event::ConnectionUnblocked => self.status.blocked(None),
+                    Event::ConnectionUnblocked => {
+                        tracing::info!(role = self.role.as_str(), "RabbitMQ takes publishes again");
+                        self.status.blocked(None);
+                    }
                     _ => {}
                 },
                 _ = look.tick() => if !connection.status().connected() {

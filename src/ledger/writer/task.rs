@@ -193,12 +193,13 @@ impl Task {
                 match &still_ours {
                     Ok(still_ours) => {
                         if !still_ours {
-                            tracing::warn!(job = %renewal.id, "the lease is lost: another worker has the job");
+                            // Its run hears of it before its next attempt, or when it ends, and says so.
+                            tracing::debug!(id = %renewal.id, "a lease is lost");
                         }
                         self.leases.renewed(renewal, *still_ours, now);
                     }
                     Err(LedgerError::Refused(why)) => {
-                        tracing::warn!(job = %renewal.id, why, "the lease can't be renewed");
+                        tracing::debug!(id = %renewal.id, why, "a lease can't be renewed");
                     }
                     Err(LedgerError::Down(why)) => down = Some(why.clone()),
                 }
