@@ -19,10 +19,13 @@ use crate::{
         JobId, Message, Operation, Timestamp,
         message::header,
         operation::{
-            DeleteObject, DeleteObjects, GetObject, HeadObject, ListObjects, PutObject, PutOptions,
+            DeleteObject, DeleteObjects, Destination, GetObject, HeadObject, ListObjects,
+            PutObject, PutOptions,
         },
+        outcome::DeadReason,
         wire,
     },
+    worker,
 };
 
 /// Arguments of `brigade enqueue`.
@@ -132,6 +135,7 @@ pub(super) async fn run(shared: &Shared, args: EnqueueArgs) -> Outcome {
             key,
             range: None,
             version_id: None,
+            destination: Destination::Reply,
         }),
         What::Head(ObjectArg {
             object: Location { bucket, key },
@@ -254,13 +258,12 @@ fn checked_message(
     settings: &Settings,
 ) -> Result<Message, CommandError> {
     let message = wire::encode(id, operation, Timestamp::now());
-    let rules = wire::Rules {
-        max_message_bytes: settings.limits.max_message_bytes,
-        destination_roots: settings.destinations.file_roots.clone(),
-    };
+    let rules = worker::message_rules(settings);
     let lane = operation.name().lane();
     match wire::decode(&message, lane, &rules, Timestamp::now()) {
         Ok(_) => Ok(message),
+        // Files and URLs are the worker's: its settings decide, and they need not be these.
+        Err(bad) if bad.reason == DeadReason::ForbiddenSource => Ok(message),
         Err(bad) => Err(CommandError::usage(bad.message)),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{
     Failure, FailureClass, JobResult, Lane, Timestamp,
-    failure::{Retry, Then},
+    failure::{FORBIDDEN_SOURCE, Retry, Then},
 };
 
 /// What a job's row in the ledger says: passing states first, final ones last.
@@ -300,6 +300,9 @@ impl History {
         let class = failure.class;
         let too_old = now.since(self.age_from) >= max_age;
         match class.policy().exhausted {
+            Then::Bury if failure.code == FORBIDDEN_SOURCE && class == FailureClass::JobLocal => {
+                Outcome::DeadLettered(DeadReason::ForbiddenSource, failure)
+            }
             Then::Bury => Outcome::DeadLettered(DeadReason::Permanent, failure),
             Then::Requeue => Outcome::Interrupted,
             Then::Park | Then::ParkForever if self.lane == Lane::Cleanup && too_old => {
@@ -446,6 +449,19 @@ mod tests {
         };
         assert_eq!(reason(FailureClass::Throttled), Some(DeadReason::Expired));
         assert_eq!(reason(FailureClass::Permanent), Some(DeadReason::Permanent));
+    }
+
+    #[test]
+    fn a_place_found_forbidden_while_running_has_the_same_reason_as_one_seen_in_the_message() {
+        let end = |failure| history(Lane::Upload, 0).after(failure, Timestamp::from_micros(0), DAY);
+        let reason = |outcome| match outcome {
+            Outcome::DeadLettered(reason, _) => Some(reason),
+            _ => None,
+        };
+        let forbidden = Failure::forbidden("a link leads out of sources.file_roots");
+        assert_eq!(reason(end(forbidden)), Some(DeadReason::ForbiddenSource));
+        let from_s3 = Failure::ours(FailureClass::Permanent, FORBIDDEN_SOURCE, "S3 says so");
+        assert_eq!(reason(end(from_s3)), Some(DeadReason::Permanent));
     }
 
     #[test]

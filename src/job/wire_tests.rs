@@ -5,14 +5,21 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::job::operation::{DeleteObjects, HeadObject, ListObjects, PutObject, PutOptions};
+use crate::job::{
+    operation::{
+        DeleteObjects, GetObject, HeadObject, ListObjects, PutObject, PutOptions, UploadFileobj,
+    },
+    place::Origin,
+};
 
 const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
 
 fn rules() -> Rules {
     Rules {
         max_message_bytes: 1 << 20,
-        destination_roots: vec!["/srv/out".into()],
+        destination_roots: Roots::new("destinations.file_roots", vec!["/srv/out".into()]),
+        source_roots: Roots::new("sources.file_roots", vec!["/srv/in".into()]),
+        source_origins: Origins::new(vec![Origin::parse("cdn.example.com").unwrap()]),
     }
 }
 
@@ -69,6 +76,12 @@ fn every_operation_of_the_contract_decodes() {
         put(json!({"version": 1.0, "content_type": null})),
         json!({"version": 1, "operation": "get_object", "bucket": "b", "key": "k",
             "range": "bytes=0-99", "version_id": "v", "destination": {"reply": {}}}),
+        json!({"version": 1, "operation": "get_object", "bucket": "b", "key": "k",
+            "destination": {"file": "/srv/out/a"}}),
+        json!({"version": 1, "operation": "upload_fileobj", "bucket": "b", "key": "k",
+            "source": {"file": "/srv/in/a"}, "storage_class": "STANDARD"}),
+        json!({"version": 1, "operation": "upload_fileobj", "bucket": "b", "key": "k",
+            "source": {"url": "https://cdn.example.com/a?sig=1"}, "if_none_match": "*"}),
         json!({"version": 1, "operation": "head_object", "bucket": "b", "key": "k"}),
         json!({"version": 1, "operation": "list_objects", "bucket": "b", "prefix": "p/",
             "delimiter": "/", "max_keys": 10000, "start_after": "p/a"}),
@@ -120,6 +133,7 @@ fn bad_messages_say_their_reason_and_name_the_field() {
             .extend(extra.as_object().unwrap().clone());
         job
     };
+    let upload = |source: Value| json!({"version": 1, "operation": "upload_fileobj", "bucket": "b", "key": "k", "source": source});
     let rows = [
         (json!([]), Malformed, "JSON object"),
         (json!("x"), Malformed, "JSON object"),
@@ -139,11 +153,6 @@ fn bad_messages_say_their_reason_and_name_the_field() {
             put(json!({"operation": "explode", "key": ""})),
             Unsupported,
             "explode",
-        ),
-        (
-            put(json!({"operation": "upload_fileobj"})),
-            Unsupported,
-            "upload_fileobj",
         ),
         (
             put(json!({"operation": "copy_object"})),
@@ -238,9 +247,54 @@ fn bad_messages_say_their_reason_and_name_the_field() {
             "file_roots",
         ),
         (
-            get(json!({"destination": {"file": "/srv/out/x"}})),
-            Unsupported,
-            "files",
+            get(json!({"destination": {"file": "/srv/out/x/"}})),
+            Malformed,
+            "path of a file",
+        ),
+        (upload(json!(null)), Malformed, "source is missing"),
+        (upload(json!({})), Malformed, "neither"),
+        (
+            upload(json!({"file": "/a", "url": "https://a"})),
+            Malformed,
+            "both",
+        ),
+        (upload(json!({"file": 7})), Malformed, "source.file"),
+        (upload(json!({"file": "in/a"})), Malformed, "absolute"),
+        (upload(json!({"file": "/srv/in/"})), Malformed, "absolute"),
+        (
+            upload(json!({"file": "/etc/passwd"})),
+            ForbiddenSource,
+            "sources.file_roots",
+        ),
+        (
+            upload(json!({"file": "/srv/in/../x"})),
+            ForbiddenSource,
+            "sources.file_roots",
+        ),
+        (
+            upload(json!({"url": "https://cdn.example.com/a\r\nb"})),
+            Malformed,
+            "source.url",
+        ),
+        (
+            upload(json!({"url": "cdn.example.com"})),
+            Malformed,
+            "source.url",
+        ),
+        (
+            upload(json!({"url": "file:///etc/passwd"})),
+            ForbiddenSource,
+            "sources.url_hosts",
+        ),
+        (
+            upload(json!({"url": "https://other.example/"})),
+            ForbiddenSource,
+            "sources.url_hosts",
+        ),
+        (
+            upload(json!({"url": "http://cdn.example.com/"})),
+            ForbiddenSource,
+            "sources.url_hosts",
         ),
         (
             get(json!({"operation": "list_objects", "max_keys": 0})),
@@ -434,8 +488,9 @@ proptest! {
     #[test]
     fn whatever_we_encode_we_decode_to_the_same(
         key in "[^\u{0}]{1,40}", prefix in proptest::option::of("[^\u{0}]{0,20}"),
+        name in "[a-z0-9 .%&ä]{1,20}[a-z]",
         max_keys in 1u32..=10_000, keys in proptest::collection::vec("[^\u{0}]{1,20}", 1..5),
-        digest in proptest::option::of(proptest::array::uniform32(any::<u8>())), which in 0..4,
+        digest in proptest::option::of(proptest::array::uniform32(any::<u8>())), which in 0..7,
     ) {
         let bucket = "bucket".to_owned();
         let operation = match which {
@@ -447,6 +502,18 @@ proptest! {
                 bucket, prefix, delimiter: None, max_keys, start_after: None,
             }),
             2 => Operation::DeleteObjects(DeleteObjects { bucket, keys }),
+            3 => Operation::UploadFileobj(UploadFileobj {
+                bucket, key, source: SourceRef::File(format!("/srv/in/{name}").into()),
+                options: PutOptions { sha256: digest, ..PutOptions::default() },
+            }),
+            4 => Operation::UploadFileobj(UploadFileobj {
+                bucket, key, options: PutOptions::default(),
+                source: SourceRef::Url(format!("https://cdn.example.com/{}", name.replace(' ', "_"))),
+            }),
+            5 => Operation::GetObject(GetObject {
+                bucket, key, range: None, version_id: prefix.filter(|text| !text.is_empty()),
+                destination: Destination::File(format!("/srv/out/{name}").into()),
+            }),
             _ => Operation::HeadObject(HeadObject { bucket, key, version_id: None }),
         };
         let sent = encode(&JobId::fresh(), &operation, NOW);

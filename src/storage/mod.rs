@@ -29,7 +29,7 @@ use guard::Caller;
 use service::StorageService;
 
 use crate::{
-    job::{Failure, Job, JobResult, Operation},
+    job::{Failure, FailureClass, Job, JobResult, Operation},
     metrics::Metrics,
     resilience::{CircuitBreaker, Permit, Refused, RetryPolicy},
 };
@@ -60,6 +60,11 @@ impl Storage {
         let caller = Caller::new(self, job, context);
         match &job.operation {
             Operation::PutObject(put) => StorageService(caller).put_object(put).await,
+            Operation::UploadFileobj(_) => {
+                let message = "uploads from files and URLs are not supported by this version yet";
+                let failure = Failure::ours(FailureClass::Permanent, "unsupported", message);
+                Err(Stop::Failed(failure))
+            }
             Operation::GetObject(get) => StorageService(caller).get_object(get).await,
             Operation::HeadObject(head) => StorageService(caller).head_object(head).await,
             Operation::ListObjects(list) => StorageService(caller).list_objects(list).await,

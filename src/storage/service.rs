@@ -88,6 +88,7 @@ impl StorageService<'_> {
             content_type: found.content_type,
             last_modified: found.last_modified.map(timestamp),
             metadata: found.metadata.unwrap_or_default().into_iter().collect(),
+            file: None,
         }
         .into())
     }
@@ -109,6 +110,7 @@ impl StorageService<'_> {
             content_type: content_type.clone(),
             last_modified: found.last_modified.map(timestamp),
             metadata: found.metadata.unwrap_or_default().into_iter().collect(),
+            file: None,
         };
         Ok(Done {
             result,

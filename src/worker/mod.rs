@@ -13,8 +13,8 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::{sync::watch, task::JoinSet};
 
 pub use throughput::Throughput;
-pub use wiring::storage_settings;
 use wiring::{lane_limits, new_breaker, rabbit_settings};
+pub use wiring::{message_rules, storage_settings};
 
 use crate::{
     broker::{Broker, rabbitmq::RabbitMq},

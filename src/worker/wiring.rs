@@ -5,7 +5,11 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     broker::rabbitmq::{RabbitSettings, TopologyMode},
     config::{self, Settings},
-    job::{Circuit, Lane, wire},
+    job::{
+        Circuit, Lane,
+        place::{Origin, Origins, Roots},
+        wire,
+    },
     lane::{AllowList, LaneLimits},
     metrics::Metrics,
     resilience::{CircuitBreaker, CircuitSettings, RetryPolicy, TokioClock},
@@ -96,10 +100,7 @@ pub(super) fn lane_limits(lane: Lane, settings: &Settings) -> LaneLimits {
     LaneLimits {
         concurrency: numbers.concurrency,
         admission: (numbers.concurrency * ADMISSION).min(usize::from(numbers.prefetch)),
-        rules: wire::Rules {
-            max_message_bytes: settings.limits.max_message_bytes,
-            destination_roots: settings.destinations.file_roots.clone(),
-        },
+        rules: message_rules(settings),
         allow: AllowList {
             buckets: numbers.buckets.iter().cloned().collect(),
             operations: numbers.operations.iter().copied().collect(),
@@ -115,4 +116,35 @@ pub(super) fn lane_limits(lane: Lane, settings: &Settings) -> LaneLimits {
         max_reply_bytes: settings.limits.max_reply_bytes,
         events: settings.events.enabled,
     }
+}
+
+/// What a message may ask for under these settings.
+pub fn message_rules(settings: &Settings) -> wire::Rules {
+    wire::Rules {
+        max_message_bytes: settings.limits.max_message_bytes,
+        destination_roots: destination_roots(settings),
+        source_roots: source_roots(settings),
+        source_origins: source_origins(settings),
+    }
+}
+
+fn destination_roots(settings: &Settings) -> Roots {
+    Roots::new(
+        "destinations.file_roots",
+        settings.destinations.file_roots.clone(),
+    )
+}
+
+fn source_roots(settings: &Settings) -> Roots {
+    Roots::new("sources.file_roots", settings.sources.file_roots.clone())
+}
+
+/// Those that are no origins were refused with the settings.
+fn source_origins(settings: &Settings) -> Origins {
+    let origins = settings.sources.url_hosts.iter();
+    Origins::new(
+        origins
+            .filter_map(|text| Origin::parse(text).ok())
+            .collect(),
+    )
 }
