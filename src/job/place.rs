@@ -245,6 +245,11 @@ impl Origins {
         Self(origins)
     }
 
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Origin> {
+        self.0.iter()
+    }
+
     /// Reads a URL of a message and looks its origin up.
     pub fn check(&self, url: &str) -> Result<SourceUrl, Refused> {
         self.admit(SourceUrl::parse(url)?)

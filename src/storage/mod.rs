@@ -5,6 +5,7 @@
 //! error means is in `error.rs`. It knows nothing of queues and of the ledger; the lease is a question it
 //! is given to ask.
 
+mod beneath;
 pub mod checks;
 mod cleanup;
 mod client;
@@ -13,6 +14,7 @@ mod guard;
 #[cfg(test)]
 mod script;
 mod service;
+pub mod source;
 
 use std::{
     fmt,
@@ -27,9 +29,10 @@ use cleanup::CleanupService;
 pub use client::{Checksums, Clients, StorageSettings};
 use guard::Caller;
 use service::StorageService;
+use source::{SourceRules, Sources};
 
 use crate::{
-    job::{Failure, FailureClass, Job, JobResult, Operation},
+    job::{Failure, FailureClass, Job, JobResult, Operation, place::Roots},
     metrics::Metrics,
     resilience::{CircuitBreaker, Permit, Refused, RetryPolicy},
 };
@@ -41,16 +44,30 @@ pub struct Storage {
     metrics: Arc<Metrics>,
     /// A fresh random number from 0 to 1, for the jitter of waits.
     chance: fn() -> f64,
+    /// Where uploads may come from.
+    sources: Sources,
+    /// Where reads may be written to.
+    destinations: Arc<Roots>,
 }
 
 impl Storage {
     /// `chance` gives fresh random numbers from 0 to 1.
-    pub const fn new(clients: Clients, metrics: Arc<Metrics>, chance: fn() -> f64) -> Self {
+    pub fn new(clients: Clients, metrics: Arc<Metrics>, chance: fn() -> f64) -> Self {
         Self {
             clients,
             metrics,
             chance,
+            sources: Sources::new(SourceRules::nothing()),
+            destinations: Arc::new(Roots::new("destinations.file_roots", Vec::new())),
         }
+    }
+
+    /// The same with files and URLs that jobs may read, and folders that they may write to; else none.
+    #[must_use]
+    pub fn with_places(mut self, sources: Sources, destinations: Roots) -> Self {
+        self.sources = sources;
+        self.destinations = Arc::new(destinations);
+        self
     }
 
     /// Runs the job's operation to its end: done, failed after its attempts, refused by the breaker, or

@@ -13,7 +13,10 @@ use crate::{
     lane::{AllowList, LaneLimits},
     metrics::Metrics,
     resilience::{CircuitBreaker, CircuitSettings, RetryPolicy, TokioClock},
-    storage::{Checksums, StorageSettings},
+    storage::{
+        Checksums, StorageSettings,
+        source::{SourceRules, Sources},
+    },
 };
 
 /// Jobs a lane may have started at a time, as a multiple of its concurrency: those that wait between
@@ -128,7 +131,17 @@ pub fn message_rules(settings: &Settings) -> wire::Rules {
     }
 }
 
-fn destination_roots(settings: &Settings) -> Roots {
+/// Where the bytes of uploads may come from.
+pub(super) fn sources(settings: &Settings) -> Sources {
+    Sources::new(SourceRules {
+        file_roots: source_roots(settings),
+        url_hosts: source_origins(settings),
+        allow_private_addresses: settings.sources.allow_private_addresses,
+        max_bytes: settings.sources.max_bytes,
+    })
+}
+
+pub(super) fn destination_roots(settings: &Settings) -> Roots {
     Roots::new(
         "destinations.file_roots",
         settings.destinations.file_roots.clone(),
