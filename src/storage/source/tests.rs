@@ -1,6 +1,6 @@
 //! What an open source gives: parts, places to go on from, and whether it is still the same.
 
-use std::{fs, time::Duration};
+use std::{fs, io::Write, time::Duration};
 
 use proptest::prelude::*;
 use tokio::{
@@ -69,14 +69,13 @@ async fn a_file_that_is_touched_replaced_or_longer_is_not_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     let sources = sources(vec![folder.path().to_owned()], &[]);
-    let open = || sources.open(&SourceRef::File(file.clone()));
+    let place = SourceRef::File(file.clone());
+    let open = || sources.open(&place);
     fs::write(&file, "one").unwrap();
     let mut first = open().await.unwrap();
     assert!(first.unchanged().await.unwrap());
     assert!(first.identity.is_same(&open().await.unwrap().identity));
 
-    fs::OpenOptions::new().append(true).open(&file).unwrap();
-    use std::io::Write;
     let mut longer = fs::OpenOptions::new().append(true).open(&file).unwrap();
     longer.write_all(b" and more").unwrap();
     assert!(!first.unchanged().await.unwrap());
@@ -114,7 +113,7 @@ fn an_identity_that_is_not_known_is_never_the_same() {
 
 /// How an origin behaves.
 #[derive(Clone)]
-struct Origin1 {
+struct Served {
     content: Vec<u8>,
     etag: Option<&'static str>,
     ranges: bool,
@@ -122,7 +121,7 @@ struct Origin1 {
     cuts: Vec<usize>,
 }
 
-impl Origin1 {
+impl Served {
     /// Serves until dropped; requests as they came are in the channel.
     async fn serve(
         self,
@@ -181,7 +180,7 @@ impl Origin1 {
 #[tokio::test]
 async fn a_url_that_is_cut_goes_on_from_where_it_was() {
     let content = bytes(5 << 20);
-    let origin = Origin1 {
+    let origin = Served {
         content: content.clone(),
         etag: Some("\"v1\""),
         ranges: true,
@@ -216,7 +215,7 @@ async fn a_url_that_is_cut_goes_on_from_where_it_was() {
 #[tokio::test]
 async fn a_url_without_ranges_is_read_to_the_place_and_one_that_changed_is_not() {
     let content = bytes(100_000);
-    let good = Origin1 {
+    let good = Served {
         content: content.clone(),
         etag: Some("\"v1\""),
         ranges: false,
@@ -233,7 +232,7 @@ async fn a_url_without_ranges_is_read_to_the_place_and_one_that_changed_is_not()
     assert!(all(&mut source, 1000).await.unwrap() == content[10..]);
 
     // Weak, so that nothing says that two answers are of one thing: never resumed.
-    let weak = Origin1 {
+    let weak = Served {
         etag: Some("W/\"v1\""),
         cuts: vec![10],
         ..good
@@ -254,7 +253,7 @@ async fn a_url_without_ranges_is_read_to_the_place_and_one_that_changed_is_not()
 #[tokio::test]
 async fn a_url_that_changes_between_two_requests_fails_plainly() {
     for ranges in [false, true] {
-        let first = Origin1 {
+        let first = Served {
             content: bytes(100_000),
             etag: Some("\"v1\""),
             ranges,
@@ -266,7 +265,7 @@ async fn a_url_that_changes_between_two_requests_fails_plainly() {
         tasks.spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
             first.answer(stream, 500).await;
-            let second = Origin1 {
+            let second = Served {
                 etag: Some("\"v2\""),
                 ..first
             };
