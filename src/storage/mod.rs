@@ -9,6 +9,8 @@ mod beneath;
 pub mod checks;
 mod cleanup;
 mod client;
+mod destination;
+mod download;
 mod error;
 mod guard;
 #[cfg(test)]
@@ -32,7 +34,7 @@ use service::StorageService;
 use source::{SourceRules, Sources};
 
 use crate::{
-    job::{Failure, FailureClass, Job, JobResult, Operation, place::Roots},
+    job::{Failure, FailureClass, Job, JobResult, Operation, operation::Destination, place::Roots},
     metrics::Metrics,
     resilience::{CircuitBreaker, Permit, Refused, RetryPolicy},
 };
@@ -82,7 +84,10 @@ impl Storage {
                 let failure = Failure::ours(FailureClass::Permanent, "unsupported", message);
                 Err(Stop::Failed(failure))
             }
-            Operation::GetObject(get) => StorageService(caller).get_object(get).await,
+            Operation::GetObject(get) => match &get.destination {
+                Destination::Reply => StorageService(caller).get_object(get).await,
+                Destination::File(path) => StorageService(caller).download(get, path).await,
+            },
             Operation::HeadObject(head) => StorageService(caller).head_object(head).await,
             Operation::ListObjects(list) => StorageService(caller).list_objects(list).await,
             Operation::DeleteObject(delete) => CleanupService(caller).delete_object(delete).await,
