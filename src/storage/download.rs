@@ -238,6 +238,10 @@ impl Progress {
         if let Some(missing) = missing {
             return (start == Some(missing.at)).then_some(body);
         }
+        // A part came where all of it was asked for.
+        if !ranged && start.is_some() {
+            return None;
+        }
         self.first = Some(FirstAnswer {
             start: start.unwrap_or(0),
             length: answer.content_length.map(|size| unsigned(Some(size))),

@@ -243,7 +243,9 @@ async fn bytes_that_s3_does_not_vouch_for_never_get_the_name() {
             .await
             .unwrap();
         // Cut and resumed, so that only our own sum has seen all of it.
-        let (stage, folder) = self::stage([cut("hellx", 4).header(name, value), rest("hellx", 4)]);
+        let wrong = whole("hellx").header(name, value);
+        let answers = [cut("hellx", 4).header(name, value), rest("hellx", 4), wrong];
+        let (stage, folder) = self::stage(answers);
         let failure = stage.failure(to(&folder.path().join("file"), None)).await;
         assert_eq!(failure.code, "checksum_mismatch", "{name}: {failure}");
         assert_eq!(names(&folder), [""; 0]);

@@ -224,7 +224,6 @@ impl Stage {
     }
 
     /// Puts objects into bucket `b`; the journal does not have them.
-    #[cfg(feature = "failpoints")]
     pub(crate) async fn store(&self, objects: impl Iterator<Item = (String, String)>) {
         let config = aws_sdk_s3::Config::builder()
             .behavior_version_latest()
@@ -261,6 +260,11 @@ impl Stage {
         let path = self.directory.path().join(name);
         std::fs::write(&path, bytes).unwrap();
         path.to_str().unwrap().to_owned()
+    }
+
+    /// The folder of the test's own files.
+    pub(crate) fn folder(&self) -> String {
+        self.directory.path().to_str().unwrap().to_owned()
     }
 
     /// Keeps the ledger from being written, as another program's long transaction would, until dropped.
