@@ -125,7 +125,7 @@ fn both_forms_carry_the_same_bytes() {
 
 #[test]
 fn bad_messages_say_their_reason_and_name_the_field() {
-    use DeadReason::{ForbiddenSource, Malformed, Unsupported};
+    use DeadReason::{Malformed, Unsupported};
     let get = |extra: Value| {
         let mut job = json!({"version": 1, "operation": "get_object", "bucket": "b", "key": "k"});
         job.as_object_mut()
@@ -133,7 +133,6 @@ fn bad_messages_say_their_reason_and_name_the_field() {
             .extend(extra.as_object().unwrap().clone());
         job
     };
-    let upload = |source: Value| json!({"version": 1, "operation": "upload_fileobj", "bucket": "b", "key": "k", "source": source});
     let rows = [
         (json!([]), Malformed, "JSON object"),
         (json!("x"), Malformed, "JSON object"),
@@ -225,77 +224,6 @@ fn bad_messages_say_their_reason_and_name_the_field() {
         (get(json!({"range": "bytes=0-1,4-5"})), Malformed, "range"),
         (get(json!({"range": "bytes=-"})), Malformed, "range"),
         (get(json!({"version_id": ""})), Malformed, "version_id"),
-        (get(json!({"destination": {}})), Malformed, "neither"),
-        (
-            get(json!({"destination": {"file": "a", "reply": {}}})),
-            Malformed,
-            "both",
-        ),
-        (
-            get(json!({"destination": {"file": "a/b"}})),
-            Malformed,
-            "absolute",
-        ),
-        (
-            get(json!({"destination": {"file": "/etc/passwd"}})),
-            ForbiddenSource,
-            "file_roots",
-        ),
-        (
-            get(json!({"destination": {"file": "/srv/out/../x"}})),
-            ForbiddenSource,
-            "file_roots",
-        ),
-        (
-            get(json!({"destination": {"file": "/srv/out/x/"}})),
-            Malformed,
-            "path of a file",
-        ),
-        (upload(json!(null)), Malformed, "source is missing"),
-        (upload(json!({})), Malformed, "neither"),
-        (
-            upload(json!({"file": "/a", "url": "https://a"})),
-            Malformed,
-            "both",
-        ),
-        (upload(json!({"file": 7})), Malformed, "source.file"),
-        (upload(json!({"file": "in/a"})), Malformed, "absolute"),
-        (upload(json!({"file": "/srv/in/"})), Malformed, "absolute"),
-        (
-            upload(json!({"file": "/etc/passwd"})),
-            ForbiddenSource,
-            "sources.file_roots",
-        ),
-        (
-            upload(json!({"file": "/srv/in/../x"})),
-            ForbiddenSource,
-            "sources.file_roots",
-        ),
-        (
-            upload(json!({"url": "https://cdn.example.com/a\r\nb"})),
-            Malformed,
-            "source.url",
-        ),
-        (
-            upload(json!({"url": "cdn.example.com"})),
-            Malformed,
-            "source.url",
-        ),
-        (
-            upload(json!({"url": "file:///etc/passwd"})),
-            ForbiddenSource,
-            "sources.url_hosts",
-        ),
-        (
-            upload(json!({"url": "https://other.example/"})),
-            ForbiddenSource,
-            "sources.url_hosts",
-        ),
-        (
-            upload(json!({"url": "http://cdn.example.com/"})),
-            ForbiddenSource,
-            "sources.url_hosts",
-        ),
         (
             get(json!({"operation": "list_objects", "max_keys": 0})),
             Malformed,
@@ -545,3 +473,6 @@ fn a_glance_reads_what_it_can_of_any_message() {
     };
     assert_eq!(glance(&nonsense), Known::default());
 }
+
+#[path = "wire_place_tests.rs"]
+mod places;

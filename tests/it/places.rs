@@ -125,7 +125,9 @@ async fn a_place_that_is_not_allowed_is_a_dead_letter_that_names_the_setting() {
 async fn a_download_cut_at_ten_random_places_is_whole_and_nothing_is_fetched_twice() {
     const SIZE: u64 = 64 << 20;
     const CUTS: u64 = 10;
-    let (mut stage, folder) = stage_with_folder().await;
+    let (stage, folder) = stage_with_folder().await;
+    // Cuts in quick succession cost attempts.
+    let mut stage = stage.set("retry.max_attempts", "11");
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
     let content = (0..SIZE)
@@ -134,13 +136,14 @@ async fn a_download_cut_at_ten_random_places_is_whole_and_nothing_is_fetched_twi
     stage
         .store([("large".to_owned(), content.clone())].into_iter())
         .await;
-    // Each request is cut somewhere in the first tenth of the object, counted from where it begins.
-    for cut in 0..CUTS {
-        let rule =
-            Rule::new(Fault::CutBody(random.u64(1..SIZE / CUTS))).operation(S3Operation::GetObject);
-        // Rules count what reaches them: the one before takes the first call, and is spent.
-        stage.s3.faults().add(rule.first(1));
-        let _ = cut;
+    // Each request is cut somewhere in the first tenth of the object, counted from where it begins. A rule that
+    // struck is spent, and leaves the next request to the one behind it.
+    for _ in 0..CUTS {
+        let rule = Rule::new(Fault::CutBody(random.u64(1..SIZE / CUTS)));
+        stage
+            .s3
+            .faults()
+            .add(rule.operation(S3Operation::GetObject).first(1));
     }
     let worker = stage.worker().await;
     let path = format!("{folder}/large");

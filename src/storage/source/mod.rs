@@ -198,3 +198,5 @@ fn shown(root: &std::path::Path, relative: &std::path::Path) -> PathBuf {
 mod escape_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod url_escape_tests;
