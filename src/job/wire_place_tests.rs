@@ -174,3 +174,30 @@ proptest! {
         }
     }
 }
+
+/// What fuzzing begins with, and whatever it has found, is tried with every run of the tests.
+#[test]
+fn the_corpus_of_the_fuzz_targets_is_decoded_or_refused() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let texts = |name: &str| {
+        let entries = std::fs::read_dir(corpus.join(name)).unwrap();
+        let read = entries.map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+        read.collect::<Vec<_>>()
+    };
+    let mut good = 0;
+    for body in texts("message") {
+        let sent = Message {
+            body: Bytes::from(body),
+            ..message(&json!({}))
+        };
+        let decoded = Lane::ALL.map(|lane| decode(&sent, lane, &rules(), NOW).is_ok());
+        good += decoded.into_iter().filter(|good| *good).count();
+    }
+    assert_eq!(good, 6);
+    let urls = texts("url");
+    let admitted = urls.iter().filter(|url| {
+        let text = String::from_utf8_lossy(url);
+        rules().source_origins.check(&text).is_ok()
+    });
+    assert_eq!(admitted.count(), 2);
+}
