@@ -135,10 +135,11 @@ impl StorageService<'_> {
         progress: &mut Progress,
     ) -> Result<End, Failure> {
         let missing = progress.missing();
-        if progress.first.is_some() && missing.is_none() {
-            if let Err(failure) = progress.restart().await {
-                return Ok(End::Ours(failure));
-            }
+        if progress.first.is_some()
+            && missing.is_none()
+            && let Err(failure) = progress.restart().await
+        {
+            return Ok(End::Ours(failure));
         }
         let mut request = self
             .0

@@ -208,11 +208,12 @@ async fn next_of(answer: &mut Answer, url: &SourceUrl) -> Result<Option<Bytes>, 
     loop {
         match timeout(SILENCE, answer.body.frame()).await {
             Ok(None) => return Ok(None),
-            Ok(Some(Ok(frame))) => match frame.into_data() {
-                Ok(chunk) => return Ok(Some(chunk)),
-                // Trailers.
-                Err(_) => {}
-            },
+            // All that is not data is trailers.
+            Ok(Some(Ok(frame))) => {
+                if let Ok(chunk) = frame.into_data() {
+                    return Ok(Some(chunk));
+                }
+            }
             Ok(Some(Err(error))) => return Err(cut(url, &error.to_string())),
             Err(_elapsed) => return Err(timed_out(&url.origin, "the body stalled")),
         }
