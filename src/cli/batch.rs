@@ -21,11 +21,12 @@ use super::{
 use crate::{
     broker::{PublishError, Target, rabbitmq::Producer},
     config::Settings,
-    job::{Message, OperationName, Timestamp, wire},
+    job::{Message, OperationName, Timestamp, outcome::DeadReason, wire},
+    worker,
 };
 
 /// Messages on their way at a time, each on a channel of its own.
-const IN_FLIGHT: usize = 16;
+pub(super) const IN_FLIGHT: usize = 16;
 
 /// Arguments of `brigade enqueue batch`.
 #[derive(Debug, Args)]
@@ -146,12 +147,12 @@ fn message_of(
     };
     // Without a known operation any lane will do: the decoder says what is wrong.
     let lane = operation.map_or(crate::job::Lane::Upload, OperationName::lane);
-    let rules = wire::Rules {
-        max_message_bytes: settings.limits.max_message_bytes,
-        destination_roots: settings.destinations.file_roots.clone(),
-    };
-    wire::decode(&message, lane, &rules, Timestamp::now()).map_err(|bad| bad.message)?;
-    Ok((Target::Jobs(lane), message))
+    let rules = worker::message_rules(settings);
+    match wire::decode(&message, lane, &rules, Timestamp::now()) {
+        // Files and URLs are the worker's: its settings decide, and they need not be these.
+        Err(bad) if bad.reason != DeadReason::ForbiddenSource => Err(bad.message),
+        _ => Ok((Target::Jobs(lane), message)),
+    }
 }
 
 /// The same line of the same file is the same job.

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use tracing_subscriber::EnvFilter;
 
 use super::units::{parse_duration, parse_size, show_duration, show_size};
-use crate::job::{Lane, OperationName};
+use crate::job::{Lane, OperationName, place::Origin};
 
 /// What a rule makes of a text.
 pub(super) type Ruling<T> = Result<T, String>;
@@ -139,17 +139,9 @@ pub(super) fn http_url(text: &str) -> Ruling<String> {
 
 /// A host name, which means `https` on 443, or a scheme with host and port.
 pub(super) fn origin(text: &str) -> Ruling<String> {
-    let sound = match http_rest(text) {
-        Some(authority) => is_host_and_port(authority),
-        None => !text.contains(':') && is_host_and_port(text),
-    };
-    if sound {
-        Ok(text.to_owned())
-    } else {
-        Err(
-            "an origin like cdn.example.com (https on port 443) or http://files.internal:8080"
-                .to_owned(),
-        )
+    match Origin::parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(rule) => Err(rule.to_owned()),
     }
 }
 

@@ -155,7 +155,15 @@ pub struct Failure {
     pub called: bool,
 }
 
+/// The code of a failure whose dead letter has that reason, and not `permanent`.
+pub const FORBIDDEN_SOURCE: &str = "forbidden_source";
+
 impl Failure {
+    /// A place that the settings do not allow; `message` names the setting that decides.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::ours(FailureClass::JobLocal, FORBIDDEN_SOURCE, message)
+    }
+
     /// A failure of ours, found without asking S3.
     pub fn ours(class: FailureClass, code: &str, message: impl Into<String>) -> Self {
         Self {

@@ -29,11 +29,6 @@ impl<'a> Fields<'a> {
         self.map.remove(name).filter(|value| !value.is_null())
     }
 
-    /// Puts a value back that a later check needs.
-    pub(super) fn put_back(&mut self, name: &str, value: Value) {
-        self.map.insert(name.to_owned(), value);
-    }
-
     /// An optional text.
     pub(super) fn text(&mut self, name: &str) -> Read<Option<String>> {
         match self.take(name) {

@@ -11,6 +11,7 @@ mod fields;
 pub mod message;
 pub mod operation;
 pub mod outcome;
+pub mod place;
 pub mod report;
 mod requests;
 pub mod result;

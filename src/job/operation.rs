@@ -3,7 +3,7 @@
 //! Adding an operation starts here: the compiler then asks which lane it rides in, and that choice
 //! picks its circuit (`docs/how-to/add-an-s3-operation.md`).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use bytes::Bytes;
 
@@ -16,6 +16,8 @@ pub enum Operation {
     PutObject(PutObject),
     /// Store a copy of an object, server side.
     CopyObject(CopyObject),
+    /// Store the bytes of a file or a URL, streamed.
+    UploadFileobj(UploadFileobj),
     /// Read an object, or a range of it.
     GetObject(GetObject),
     /// Read what is known of an object, not its bytes.
@@ -36,6 +38,7 @@ impl Operation {
         match self {
             Self::PutObject(_) => OperationName::PutObject,
             Self::CopyObject(_) => OperationName::CopyObject,
+            Self::UploadFileobj(_) => OperationName::UploadFileobj,
             Self::GetObject(_) => OperationName::GetObject,
             Self::HeadObject(_) => OperationName::HeadObject,
             Self::ListObjects(_) => OperationName::ListObjects,
@@ -50,6 +53,7 @@ impl Operation {
         match self {
             Self::PutObject(put) => &put.bucket,
             Self::CopyObject(copy) => &copy.bucket,
+            Self::UploadFileobj(upload) => &upload.bucket,
             Self::GetObject(get) => &get.bucket,
             Self::HeadObject(head) => &head.bucket,
             Self::ListObjects(list) => &list.bucket,
@@ -64,6 +68,7 @@ impl Operation {
         match self {
             Self::PutObject(put) => Some(&put.key),
             Self::CopyObject(copy) => Some(&copy.key),
+            Self::UploadFileobj(upload) => Some(&upload.key),
             Self::GetObject(get) => Some(&get.key),
             Self::HeadObject(head) => Some(&head.key),
             Self::DeleteObject(delete) => Some(&delete.key),
@@ -80,9 +85,13 @@ impl Operation {
     }
 
     /// Whether a finished job may run again to answer a `reply_to`: its bytes are not in the ledger
-    /// and it has no effect to repeat.
+    /// and it has no effect to repeat. A read to a file has one.
     pub const fn is_rerun_for_reply(&self) -> bool {
-        matches!(self, Self::GetObject(_) | Self::ListObjects(_))
+        match self {
+            Self::GetObject(get) => matches!(get.destination, Destination::Reply),
+            Self::ListObjects(_) => true,
+            _ => false,
+        }
     }
 }
 
@@ -163,6 +172,38 @@ pub struct PutObject {
     pub options: PutOptions,
 }
 
+/// Store an object whose bytes the worker fetches from where the operator allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadFileobj {
+    /// As for a put.
+    pub bucket: String,
+    /// As for a put.
+    pub key: String,
+    /// Where the bytes come from.
+    pub source: SourceRef,
+    /// Everything optional.
+    pub options: PutOptions,
+}
+
+/// Where the bytes of an upload come from; whether that place is allowed is the operator's word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceRef {
+    /// An absolute path, valid UTF-8, as the worker sees it.
+    File(PathBuf),
+    /// An `http` or `https` URL, as given.
+    Url(String),
+}
+
+/// Where the bytes of a read go to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Destination {
+    /// The reply, which is bounded.
+    #[default]
+    Reply,
+    /// An absolute path, valid UTF-8, as the worker sees it.
+    File(PathBuf),
+}
+
 /// Options of a put. Values hold no line breaks.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PutOptions {
@@ -204,7 +245,7 @@ pub struct CopySource {
     pub version_id: Option<String>,
 }
 
-/// Read an object into the reply.
+/// Read an object into the reply or into a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GetObject {
     /// As for a put.
@@ -215,6 +256,8 @@ pub struct GetObject {
     pub range: Option<String>,
     /// A version of the object; the latest when absent.
     pub version_id: Option<String>,
+    /// Where the bytes go to.
+    pub destination: Destination,
 }
 
 /// Read an object's size, `ETag` and metadata.

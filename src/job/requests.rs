@@ -3,19 +3,23 @@
 //! Adding an operation adds one reader here and one arm of [`write`]; the round trip is a property
 //! test. Knows fields, not messages: envelope, lane and the operator's rules are `wire.rs`'s.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     Message, Operation, OperationName,
     fields::Fields,
     operation::{
-        CopyObject, CopySource, DeleteObject, DeleteObjects, DeletePrefix, GetObject, HeadObject,
-        ListObjects, PutObject, PutOptions,
+        CopyObject, CopySource, DeleteObject, DeleteObjects, DeletePrefix, Destination, GetObject,
+        HeadObject, ListObjects, PutObject, PutOptions, SourceRef, UploadFileobj,
     },
+    place::{Refused, SourceUrl},
     wire::{Form, OWN_METADATA, VERSION},
 };
 
@@ -36,7 +40,7 @@ pub(super) fn read(
         OperationName::DeleteObjects => Operation::DeleteObjects(delete_objects(fields)?),
         OperationName::CopyObject => Operation::CopyObject(copy_object(fields)?),
         OperationName::DeletePrefix => Operation::DeletePrefix(delete_prefix(fields)?),
-        OperationName::UploadFileobj => return Ok(None),
+        OperationName::UploadFileobj => Operation::UploadFileobj(upload_fileobj(fields)?),
     }))
 }
 
@@ -99,6 +103,42 @@ fn copy_object(fields: &mut Fields<'_>) -> Result<CopyObject, String> {
     })
 }
 
+fn upload_fileobj(fields: &mut Fields<'_>) -> Result<UploadFileobj, String> {
+    Ok(UploadFileobj {
+        bucket: fields.bucket()?,
+        key: fields.key()?,
+        source: source(fields)?,
+        options: put_options(fields)?,
+    })
+}
+
+/// Only the form: whether the place is allowed is asked last.
+fn source(fields: &mut Fields<'_>) -> Result<SourceRef, String> {
+    let mut source = fields
+        .object("source")?
+        .ok_or_else(|| fields.missing("source"))?;
+    let mut inner = Fields::new(&mut source, "source.");
+    match (inner.text("file")?, inner.text("url")?) {
+        (Some(file), None) => Ok(SourceRef::File(file_path(&inner, file)?)),
+        (None, Some(url)) => match SourceUrl::parse(&url) {
+            // Not shown: it may hold a password.
+            Err(Refused::Malformed(rule)) => Err(format!("field source.url {rule}")),
+            Ok(_) | Err(Refused::Forbidden(_)) => Ok(SourceRef::Url(url)),
+        },
+        (Some(_), Some(_)) => Err("field source must hold file or url, but holds both".to_owned()),
+        (None, None) => Err("field source must hold file or url, but holds neither".to_owned()),
+    }
+}
+
+fn file_path(fields: &Fields<'_>, file: String) -> Result<PathBuf, String> {
+    // `Path` would drop the ending that says that a folder is meant.
+    if !Path::new(&file).is_absolute() || file.ends_with('/') || file.ends_with("/.") {
+        let rule = "must be the absolute path of a file";
+        return Err(fields.wrong("file", rule, &Value::String(file)));
+    }
+    Ok(PathBuf::from(file))
+}
+
 fn put_options(fields: &mut Fields<'_>) -> Result<PutOptions, String> {
     let metadata = fields.strings("metadata")?;
     if metadata
@@ -157,12 +197,12 @@ fn get_object(fields: &mut Fields<'_>) -> Result<GetObject, String> {
         return Err(fields.wrong("range", rule, &Value::String(range.to_owned())));
     }
     let version_id = fields.nonempty("version_id")?;
-    check_destination_form(fields)?;
     Ok(GetObject {
         bucket,
         key,
         range,
         version_id,
+        destination: destination(fields)?,
     })
 }
 
@@ -186,31 +226,22 @@ fn is_one_range(range: &str) -> bool {
     }
 }
 
-/// Checks the form of `destination` and leaves it in place: whether it is allowed is asked last.
-fn check_destination_form(fields: &mut Fields<'_>) -> Result<(), String> {
+/// Only the form: whether the place is allowed is asked last.
+fn destination(fields: &mut Fields<'_>) -> Result<Destination, String> {
     let Some(mut destination) = fields.object("destination")? else {
-        return Ok(());
+        return Ok(Destination::Reply);
     };
-    let whole = destination.clone();
     let mut inner = Fields::new(&mut destination, "destination.");
-    let file = match (inner.object("reply")?, inner.text("file")?) {
-        (Some(_), None) => None,
-        (None, Some(file)) => Some(file),
+    match (inner.object("reply")?, inner.text("file")?) {
+        (Some(_), None) => Ok(Destination::Reply),
+        (None, Some(file)) => Ok(Destination::File(file_path(&inner, file)?)),
         (Some(_), Some(_)) => {
-            return Err("field destination must hold reply or file, but holds both".to_owned());
+            Err("field destination must hold reply or file, but holds both".to_owned())
         }
         (None, None) => {
-            return Err("field destination must hold reply or file, but holds neither".to_owned());
+            Err("field destination must hold reply or file, but holds neither".to_owned())
         }
-    };
-    if let Some(file) = file {
-        if !Path::new(&file).is_absolute() {
-            let rule = "must be an absolute path";
-            return Err(inner.wrong("file", rule, &Value::String(file)));
-        }
-        fields.put_back("destination", Value::Object(whole));
     }
-    Ok(())
 }
 
 fn head_object(fields: &mut Fields<'_>) -> Result<HeadObject, String> {
@@ -265,22 +296,16 @@ pub(super) fn write(operation: &Operation) -> Value {
         fields.extend(value.map(|value| (name, value)));
     };
     let text = |text: &Option<String>| text.clone().map(Value::from);
-    let strings = |map: &BTreeMap<String, String>| (!map.is_empty()).then(|| map_value(map));
     add("key", operation.key().map(Value::from));
     match operation {
-        Operation::PutObject(put) => {
-            let options = &put.options;
-            add("content_type", text(&options.content_type));
-            add("metadata", strings(&options.metadata));
-            add("tags", strings(&options.tags));
-            add("storage_class", text(&options.storage_class));
-            add("cache_control", text(&options.cache_control));
-            add("if_none_match", options.if_none_match.then(|| "*".into()));
-            let hex = |digest: [u8; 32]| digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            add(
-                "sha256",
-                options.sha256.map(|digest| Value::String(hex(digest))),
-            );
+        Operation::PutObject(put) => fields.extend(written_options(&put.options)),
+        Operation::UploadFileobj(upload) => {
+            let source = match &upload.source {
+                SourceRef::File(file) => json!({"file": file.to_string_lossy()}),
+                SourceRef::Url(url) => json!({"url": url}),
+            };
+            add("source", Some(source));
+            fields.extend(written_options(&upload.options));
         }
         Operation::CopyObject(copy) => {
             let CopySource {
@@ -297,6 +322,9 @@ pub(super) fn write(operation: &Operation) -> Value {
         Operation::GetObject(get) => {
             add("range", text(&get.range));
             add("version_id", text(&get.version_id));
+            if let Destination::File(file) = &get.destination {
+                add("destination", Some(json!({"file": file.to_string_lossy()})));
+            }
         }
         Operation::HeadObject(head) => add("version_id", text(&head.version_id)),
         Operation::ListObjects(list) => {
@@ -313,6 +341,28 @@ pub(super) fn write(operation: &Operation) -> Value {
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
+}
+
+fn written_options(options: &PutOptions) -> Vec<(&'static str, Value)> {
+    let text = |text: &Option<String>| text.clone().map(Value::from);
+    let strings = |map: &BTreeMap<String, String>| (!map.is_empty()).then(|| map_value(map));
+    let hex = |digest: [u8; 32]| digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let fields = [
+        ("content_type", text(&options.content_type)),
+        ("metadata", strings(&options.metadata)),
+        ("tags", strings(&options.tags)),
+        ("storage_class", text(&options.storage_class)),
+        ("cache_control", text(&options.cache_control)),
+        ("if_none_match", options.if_none_match.then(|| "*".into())),
+        (
+            "sha256",
+            options.sha256.map(|digest| Value::String(hex(digest))),
+        ),
+    ];
+    let given = fields
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)));
+    given.collect()
 }
 
 fn map_value(map: &BTreeMap<String, String>) -> Value {

@@ -25,6 +25,9 @@ pub enum JobResult {
         content_type: Option<String>,
         last_modified: Option<Timestamp>,
         metadata: BTreeMap<String, String>,
+        /// The path it was written to.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        file: Option<String>,
     },
     /// A bucket was listed, in key order.
     Listed {

@@ -4,7 +4,7 @@
 //! lane it came by, what the settings allow. The first finding is the reason. Pure: the time and the
 //! limits are arguments.
 
-use std::{path::Path, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -12,7 +12,9 @@ use super::{
     Carried, HeaderValue, Job, JobId, Lane, Message, Operation, OperationName, Timestamp,
     fields::{Fields, holds_nul, kind, shown, whole},
     message::header,
+    operation::{Destination, SourceRef},
     outcome::DeadReason,
+    place::{Origins, Refused, Roots},
     requests,
 };
 
@@ -27,7 +29,11 @@ pub struct Rules {
     /// Largest body in bytes.
     pub max_message_bytes: u64,
     /// Folders beneath which objects may be written to files.
-    pub destination_roots: Vec<PathBuf>,
+    pub destination_roots: Roots,
+    /// Folders whose files may be uploaded.
+    pub source_roots: Roots,
+    /// Origins whose URLs may be uploaded.
+    pub source_origins: Origins,
 }
 
 /// A job that can't be run: its dead letter is all there is of it.
@@ -144,7 +150,7 @@ fn read(
             format!("{name} belongs to lane {right}, but came by the queue of lane {lane}"),
         ));
     }
-    check_destination(&mut fields, rules)?;
+    check_places(&operation, rules)?;
 
     Ok(Job {
         id,
@@ -253,29 +259,23 @@ fn operation_name(fields: &mut Fields<'_>, form: Form) -> Step<OperationName> {
     Ok(name)
 }
 
-fn check_destination(fields: &mut Fields<'_>, rules: &Rules) -> Step<()> {
-    let Some(destination) = fields.take("destination") else {
-        return Ok(());
+/// What the message alone shows of a place that is not allowed. Links and redirects show themselves later.
+fn check_places(operation: &Operation, rules: &Rules) -> Step<()> {
+    let checked = match operation {
+        Operation::GetObject(get) => match &get.destination {
+            Destination::Reply => return Ok(()),
+            Destination::File(file) => rules.destination_roots.covering(file).map(|_| ()),
+        },
+        Operation::UploadFileobj(upload) => match &upload.source {
+            SourceRef::File(file) => rules.source_roots.covering(file).map(|_| ()),
+            SourceRef::Url(url) => rules.source_origins.check(url).map(|_| ()),
+        },
+        _ => return Ok(()),
     };
-    let Some(file) = destination.get("file").and_then(Value::as_str) else {
-        return Ok(());
-    };
-    let plain = !Path::new(file)
-        .components()
-        .any(|part| part.as_os_str() == "..");
-    if plain
-        && rules
-            .destination_roots
-            .iter()
-            .any(|root| Path::new(file).starts_with(root))
-    {
-        let message = "writing objects to files is not supported by this version yet";
-        return Err((DeadReason::Unsupported, message.to_owned()));
-    }
-    Err((
-        DeadReason::ForbiddenSource,
-        format!("file {file:?} is not beneath any folder of destinations.file_roots"),
-    ))
+    checked.map_err(|refused| match refused {
+        Refused::Malformed(rule) => malformed(format!("field source.url {rule}")),
+        Refused::Forbidden(why) => (DeadReason::ForbiddenSource, why),
+    })
 }
 
 fn carried(message: &Message) -> Carried {

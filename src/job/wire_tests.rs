@@ -5,9 +5,12 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::job::operation::{
-    CopyObject, CopySource, DeleteObjects, DeletePrefix, HeadObject, ListObjects, PutObject,
-    PutOptions,
+use crate::job::{
+    operation::{
+        CopyObject, CopySource, DeleteObjects, DeletePrefix, GetObject, HeadObject, ListObjects,
+        PutObject, PutOptions, UploadFileobj,
+    },
+    place::Origin,
 };
 
 const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
@@ -15,7 +18,9 @@ const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
 fn rules() -> Rules {
     Rules {
         max_message_bytes: 1 << 20,
-        destination_roots: vec!["/srv/out".into()],
+        destination_roots: Roots::new("destinations.file_roots", vec!["/srv/out".into()]),
+        source_roots: Roots::new("sources.file_roots", vec!["/srv/in".into()]),
+        source_origins: Origins::new(vec![Origin::parse("cdn.example.com").unwrap()]),
     }
 }
 
@@ -72,6 +77,12 @@ fn every_operation_of_the_contract_decodes() {
         put(json!({"version": 1.0, "content_type": null})),
         json!({"version": 1, "operation": "get_object", "bucket": "b", "key": "k",
             "range": "bytes=0-99", "version_id": "v", "destination": {"reply": {}}}),
+        json!({"version": 1, "operation": "get_object", "bucket": "b", "key": "k",
+            "destination": {"file": "/srv/out/a"}}),
+        json!({"version": 1, "operation": "upload_fileobj", "bucket": "b", "key": "k",
+            "source": {"file": "/srv/in/a"}, "storage_class": "STANDARD"}),
+        json!({"version": 1, "operation": "upload_fileobj", "bucket": "b", "key": "k",
+            "source": {"url": "https://cdn.example.com/a?sig=1"}, "if_none_match": "*"}),
         json!({"version": 1, "operation": "head_object", "bucket": "b", "key": "k"}),
         json!({"version": 1, "operation": "list_objects", "bucket": "b", "prefix": "p/",
             "delimiter": "/", "max_keys": 10000, "start_after": "p/a"}),
@@ -118,7 +129,7 @@ fn both_forms_carry_the_same_bytes() {
 
 #[test]
 fn bad_messages_say_their_reason_and_name_the_field() {
-    use DeadReason::{ForbiddenSource, Malformed, Unsupported};
+    use DeadReason::{Malformed, Unsupported};
     let get = |extra: Value| {
         let mut job = json!({"version": 1, "operation": "get_object", "bucket": "b", "key": "k"});
         job.as_object_mut()
@@ -145,11 +156,6 @@ fn bad_messages_say_their_reason_and_name_the_field() {
             put(json!({"operation": "explode", "key": ""})),
             Unsupported,
             "explode",
-        ),
-        (
-            put(json!({"operation": "upload_fileobj"})),
-            Unsupported,
-            "upload_fileobj",
         ),
         (
             put(json!({"operation": "copy_object"})),
@@ -227,32 +233,6 @@ fn bad_messages_say_their_reason_and_name_the_field() {
         (get(json!({"range": "bytes=0-1,4-5"})), Malformed, "range"),
         (get(json!({"range": "bytes=-"})), Malformed, "range"),
         (get(json!({"version_id": ""})), Malformed, "version_id"),
-        (get(json!({"destination": {}})), Malformed, "neither"),
-        (
-            get(json!({"destination": {"file": "a", "reply": {}}})),
-            Malformed,
-            "both",
-        ),
-        (
-            get(json!({"destination": {"file": "a/b"}})),
-            Malformed,
-            "absolute",
-        ),
-        (
-            get(json!({"destination": {"file": "/etc/passwd"}})),
-            ForbiddenSource,
-            "file_roots",
-        ),
-        (
-            get(json!({"destination": {"file": "/srv/out/../x"}})),
-            ForbiddenSource,
-            "file_roots",
-        ),
-        (
-            get(json!({"destination": {"file": "/srv/out/x"}})),
-            Unsupported,
-            "files",
-        ),
         (
             get(json!({"operation": "list_objects", "max_keys": 0})),
             Malformed,
@@ -445,8 +425,9 @@ proptest! {
     #[test]
     fn whatever_we_encode_we_decode_to_the_same(
         key in "[^\u{0}]{1,40}", prefix in proptest::option::of("[^\u{0}]{0,20}"),
+        name in "[a-z0-9 .%&ä]{1,20}[a-z]",
         max_keys in 1u32..=10_000, keys in proptest::collection::vec("[^\u{0}]{1,20}", 1..5),
-        digest in proptest::option::of(proptest::array::uniform32(any::<u8>())), which in 0..6,
+        digest in proptest::option::of(proptest::array::uniform32(any::<u8>())), which in 0..9,
     ) {
         let bucket = "bucket".to_owned();
         let operation = match which {
@@ -458,10 +439,22 @@ proptest! {
                 bucket, prefix, delimiter: None, max_keys, start_after: None,
             }),
             2 => Operation::DeleteObjects(DeleteObjects { bucket, keys }),
-            3 => Operation::DeletePrefix(DeletePrefix { bucket, prefix: key }),
-            4 => Operation::CopyObject(CopyObject {
+            7 => Operation::DeletePrefix(DeletePrefix { bucket, prefix: key }),
+            8 => Operation::CopyObject(CopyObject {
                 source: CopySource { bucket: bucket.clone(), key: key.clone(), version_id: prefix.filter(|it| !it.is_empty()) },
                 bucket, key,
+            }),
+            3 => Operation::UploadFileobj(UploadFileobj {
+                bucket, key, source: SourceRef::File(format!("/srv/in/{name}").into()),
+                options: PutOptions { sha256: digest, ..PutOptions::default() },
+            }),
+            4 => Operation::UploadFileobj(UploadFileobj {
+                bucket, key, options: PutOptions::default(),
+                source: SourceRef::Url(format!("https://cdn.example.com/{}", name.replace(' ', "_"))),
+            }),
+            5 => Operation::GetObject(GetObject {
+                bucket, key, range: None, version_id: prefix.filter(|text| !text.is_empty()),
+                destination: Destination::File(format!("/srv/out/{name}").into()),
             }),
             _ => Operation::HeadObject(HeadObject { bucket, key, version_id: None }),
         };
@@ -494,3 +487,6 @@ fn a_glance_reads_what_it_can_of_any_message() {
     };
     assert_eq!(glance(&nonsense), Known::default());
 }
+
+#[path = "wire_place_tests.rs"]
+mod places;

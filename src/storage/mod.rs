@@ -6,10 +6,13 @@
 //! is given to ask.
 
 mod batch;
+mod beneath;
 pub mod checks;
 mod cleanup;
 mod client;
 mod copy;
+mod destination;
+mod download;
 mod error;
 mod guard;
 mod listing;
@@ -18,6 +21,7 @@ mod quirks;
 #[cfg(test)]
 pub(crate) mod script;
 mod service;
+pub mod source;
 mod tally;
 mod trust;
 
@@ -39,9 +43,13 @@ pub use copy::WHOLE as COPY_WHOLE_UP_TO;
 use guard::Caller;
 use quirks::Quirks;
 use service::StorageService;
+use source::{SourceRules, Sources};
 
 use crate::{
-    job::{AttemptLog, Failure, Job, JobResult, Lane, Operation, Timestamp},
+    job::{
+        AttemptLog, Failure, FailureClass, Job, JobResult, Lane, Operation, Timestamp,
+        operation::Destination, place::Roots,
+    },
     metrics::Metrics,
     resilience::{CircuitBreaker, Permit, Refused, RetryPolicy},
 };
@@ -54,17 +62,31 @@ pub struct Storage {
     /// A fresh random number from 0 to 1, for the jitter of waits.
     chance: fn() -> f64,
     quirks: Quirks,
+    /// Where uploads may come from.
+    sources: Sources,
+    /// Where reads may be written to.
+    destinations: Arc<Roots>,
 }
 
 impl Storage {
     /// `chance` gives fresh random numbers from 0 to 1.
-    pub const fn new(clients: Clients, metrics: Arc<Metrics>, chance: fn() -> f64) -> Self {
+    pub fn new(clients: Clients, metrics: Arc<Metrics>, chance: fn() -> f64) -> Self {
         Self {
             clients,
             metrics,
             chance,
             quirks: Quirks::new(),
+            sources: Sources::new(SourceRules::nothing()),
+            destinations: Arc::new(Roots::new("destinations.file_roots", Vec::new())),
         }
+    }
+
+    /// The same with files and URLs that jobs may read, and folders that they may write to; else none.
+    #[must_use]
+    pub fn with_places(mut self, sources: Sources, destinations: Roots) -> Self {
+        self.sources = sources;
+        self.destinations = Arc::new(destinations);
+        self
     }
 
     /// Runs the job's operation to its end: done, failed after its attempts, refused by the breaker, or
@@ -78,7 +100,15 @@ impl Storage {
         match &job.operation {
             Operation::PutObject(put) => StorageService(caller).put_object(put).await,
             Operation::CopyObject(copy) => CopyService(caller).copy_object(copy).await,
-            Operation::GetObject(get) => StorageService(caller).get_object(get).await,
+            Operation::UploadFileobj(_) => {
+                let message = "uploads from files and URLs are not supported by this version yet";
+                let failure = Failure::ours(FailureClass::Permanent, "unsupported", message);
+                Err(Stop::Failed(failure))
+            }
+            Operation::GetObject(get) => match &get.destination {
+                Destination::Reply => StorageService(caller).get_object(get).await,
+                Destination::File(path) => StorageService(caller).download(get, path).await,
+            },
             Operation::HeadObject(head) => StorageService(caller).head_object(head).await,
             Operation::ListObjects(list) => StorageService(caller).list_objects(list).await,
             Operation::DeleteObject(delete) => CleanupService(caller).delete_object(delete).await,

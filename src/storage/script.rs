@@ -386,6 +386,7 @@ pub(super) mod op {
             key: "k".into(),
             range: range.map(str::to_owned),
             version_id: None,
+            destination: crate::job::operation::Destination::Reply,
         })
     }
 

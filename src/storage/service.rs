@@ -89,6 +89,7 @@ impl StorageService<'_> {
             content_type: found.content_type,
             last_modified: found.last_modified.map(timestamp),
             metadata: found.metadata.unwrap_or_default().into_iter().collect(),
+            file: None,
         }
         .into())
     }
@@ -110,6 +111,7 @@ impl StorageService<'_> {
             content_type: content_type.clone(),
             last_modified: found.last_modified.map(timestamp),
             metadata: found.metadata.unwrap_or_default().into_iter().collect(),
+            file: None,
         };
         Ok(Done {
             result,
@@ -273,7 +275,7 @@ impl StorageService<'_> {
     }
 
     /// The next bytes of a body; none when it is over. The SDK's time-out ends with the head, so this has its own.
-    async fn next_chunk(&self, body: &mut ByteStream) -> Result<Option<Bytes>, Failure> {
+    pub(super) async fn next_chunk(&self, body: &mut ByteStream) -> Result<Option<Bytes>, Failure> {
         let limit: Duration = self.0.storage.clients.attempt_timeout;
         match tokio::time::timeout(limit, body.try_next()).await {
             Ok(Ok(chunk)) => Ok(chunk),
@@ -406,7 +408,7 @@ pub(super) fn unsigned(size: Option<i64>) -> u64 {
     size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0)
 }
 
-fn timestamp(time: DateTime) -> Timestamp {
+pub(super) fn timestamp(time: DateTime) -> Timestamp {
     let micros = i64::from(time.subsec_nanos() / 1000);
     Timestamp::from_micros(time.secs().saturating_mul(1_000_000).saturating_add(micros))
 }

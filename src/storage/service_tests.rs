@@ -174,6 +174,7 @@ async fn a_head_tells_what_is_known_of_the_object() {
         content_type: Some("text/plain".to_owned()),
         last_modified: Timestamp::parse_rfc3339("2026-11-24T10:00:00Z"),
         metadata: [("brigade-job".to_owned(), "x".to_owned())].into(),
+        file: None,
     };
     assert_eq!((done.result, done.body), (expected, None));
 }

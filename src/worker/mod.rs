@@ -13,8 +13,8 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::{sync::watch, task::JoinSet};
 
 pub use throughput::Throughput;
-pub use wiring::storage_settings;
-use wiring::{lane_limits, new_breaker, rabbit_settings};
+use wiring::{destination_roots, lane_limits, new_breaker, rabbit_settings, sources};
+pub use wiring::{message_rules, storage_settings};
 
 use crate::{
     broker::{Broker, rabbitmq::RabbitMq},
@@ -100,11 +100,10 @@ impl Worker {
         storage: StorageSettings,
     ) -> anyhow::Result<Self> {
         let owner = new_owner();
-        let storage = Arc::new(Storage::new(
-            Clients::build(&storage).await,
-            Arc::clone(&metrics),
-            fastrand::f64,
-        ));
+        let clients = Clients::build(&storage).await;
+        let storage = Storage::new(clients, Arc::clone(&metrics), fastrand::f64)
+            .with_places(sources(settings), destination_roots(settings));
+        let storage = Arc::new(storage);
         let circuits: Vec<_> = lanes
             .iter()
             .filter_map(|lane| lane.circuit())

@@ -5,11 +5,18 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     broker::rabbitmq::{RabbitSettings, TopologyMode},
     config::{self, Settings},
-    job::{Circuit, Lane, wire},
+    job::{
+        Circuit, Lane,
+        place::{Origin, Origins, Roots},
+        wire,
+    },
     lane::{AllowList, BatchLimits, LaneLimits},
     metrics::Metrics,
     resilience::{CircuitBreaker, CircuitSettings, RetryPolicy, TokioClock},
-    storage::{COPY_WHOLE_UP_TO, Checksums, StorageSettings},
+    storage::{
+        COPY_WHOLE_UP_TO, Checksums, StorageSettings,
+        source::{SourceRules, Sources},
+    },
 };
 
 /// Jobs a lane may have started at a time, as a multiple of its concurrency: those that wait between
@@ -106,10 +113,7 @@ pub(super) fn lane_limits(lane: Lane, settings: &Settings) -> LaneLimits {
     LaneLimits {
         concurrency: numbers.concurrency,
         admission,
-        rules: wire::Rules {
-            max_message_bytes: settings.limits.max_message_bytes,
-            destination_roots: settings.destinations.file_roots.clone(),
-        },
+        rules: message_rules(settings),
         allow: AllowList {
             buckets: numbers.buckets.iter().cloned().collect(),
             operations: numbers.operations.iter().copied().collect(),
@@ -126,4 +130,45 @@ pub(super) fn lane_limits(lane: Lane, settings: &Settings) -> LaneLimits {
         events: settings.events.enabled,
         batch,
     }
+}
+
+/// What a message may ask for under these settings.
+pub fn message_rules(settings: &Settings) -> wire::Rules {
+    wire::Rules {
+        max_message_bytes: settings.limits.max_message_bytes,
+        destination_roots: destination_roots(settings),
+        source_roots: source_roots(settings),
+        source_origins: source_origins(settings),
+    }
+}
+
+/// Where the bytes of uploads may come from.
+pub(super) fn sources(settings: &Settings) -> Sources {
+    Sources::new(SourceRules {
+        file_roots: source_roots(settings),
+        url_hosts: source_origins(settings),
+        allow_private_addresses: settings.sources.allow_private_addresses,
+        max_bytes: settings.sources.max_bytes,
+    })
+}
+
+pub(super) fn destination_roots(settings: &Settings) -> Roots {
+    Roots::new(
+        "destinations.file_roots",
+        settings.destinations.file_roots.clone(),
+    )
+}
+
+fn source_roots(settings: &Settings) -> Roots {
+    Roots::new("sources.file_roots", settings.sources.file_roots.clone())
+}
+
+/// Those that are no origins were refused with the settings.
+fn source_origins(settings: &Settings) -> Origins {
+    let origins = settings.sources.url_hosts.iter();
+    Origins::new(
+        origins
+            .filter_map(|text| Origin::parse(text).ok())
+            .collect(),
+    )
 }

@@ -33,6 +33,7 @@ mod once;
 mod operations;
 mod operator;
 mod outages;
+mod places;
 mod process;
 mod processes;
 mod prometheus;

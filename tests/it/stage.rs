@@ -295,6 +295,11 @@ impl Stage {
         path.to_str().unwrap().to_owned()
     }
 
+    /// The folder of the test's own files.
+    pub(crate) fn folder(&self) -> String {
+        self.directory.path().to_str().unwrap().to_owned()
+    }
+
     /// Keeps the ledger from being written, as another program's long transaction would, until dropped.
     pub(crate) async fn lock_ledger(&self) -> sqlx::SqliteConnection {
         let path = self.directory.path().join("ledger.db");

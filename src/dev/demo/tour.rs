@@ -27,7 +27,9 @@ use crate::{
     job::{
         JobId, Message, Operation, State, Timestamp,
         message::header,
-        operation::{DeleteObject, DeleteObjects, GetObject, ListObjects, PutObject, PutOptions},
+        operation::{
+            DeleteObject, DeleteObjects, Destination, GetObject, ListObjects, PutObject, PutOptions,
+        },
         wire,
     },
     ledger::{self, Ledger},
@@ -147,6 +149,7 @@ impl Tour {
                     key: key.clone(),
                     range: None,
                     version_id: None,
+                    destination: Destination::Reply,
                 };
                 let (id, target, message) = job(Operation::GetObject(get));
                 let answer = producer.request(&target, &message, PATIENCE).await;
