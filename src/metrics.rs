@@ -16,7 +16,7 @@ use prometheus::{
 
 use crate::{
     job::{
-        Circuit, FailureClass, Lane, OperationName,
+        CallName, Circuit, FailureClass, Lane, OperationName,
         outcome::{DeadReason, ParkReason, RequeueReason},
     },
     resilience::circuit_breaker::CircuitState,
@@ -171,13 +171,13 @@ impl Metrics {
     /// One S3 operation ended; `took` is observed for successes.
     pub fn s3_operation(
         &self,
-        operation: OperationName,
+        operation: impl Into<CallName>,
         bucket: &str,
         result: OperationResult,
         took: Duration,
     ) {
         let bucket = self.buckets.label(bucket);
-        let (operation, result_label) = (operation.as_str(), result.as_str());
+        let (operation, result_label) = (operation.into().as_str(), result.as_str());
         self.s3_operations
             .with_label_values(&[operation, bucket, result_label])
             .inc();
@@ -190,9 +190,9 @@ impl Metrics {
     }
 
     /// One S3 call ended; `None` is a success.
-    pub fn s3_attempt(&self, operation: OperationName, end: Option<FailureClass>, took: Duration) {
+    pub fn s3_attempt(&self, call: CallName, end: Option<FailureClass>, took: Duration) {
         let class = end.map_or("ok", FailureClass::as_str);
-        let labels = [operation.as_str(), class];
+        let labels = [call.as_str(), class];
         self.s3_attempt_duration
             .with_label_values(&labels)
             .observe(took.as_secs_f64());

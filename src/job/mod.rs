@@ -4,6 +4,7 @@
 //! check nothing again. This module refuses to know how messages travel (`broker`), where outcomes
 //! are kept (`ledger`) and how S3 is called (`storage`).
 
+pub mod call;
 pub mod failure;
 mod fields;
 pub mod message;
@@ -14,10 +15,12 @@ pub mod report;
 mod requests;
 pub mod result;
 pub mod timestamp;
+pub mod upload;
 pub mod wire;
 
 use std::{fmt, sync::Arc};
 
+pub use call::CallName;
 pub use failure::{Failure, FailureClass};
 pub use message::{HeaderValue, Message};
 pub use operation::{Operation, OperationName};
@@ -25,6 +28,7 @@ pub use outcome::{Outcome, Settlement, State};
 pub use report::Report;
 pub use result::JobResult;
 pub use timestamp::Timestamp;
+pub use upload::{BegunUpload, UploadNote};
 
 /// The identity of a job: 1 to 128 characters of `A-Z a-z 0-9 . _ : -`. The same id is the same job.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -23,7 +23,7 @@ use tokio::{sync::SemaphorePermit, time::Instant};
 use super::{CallContext, Stop, Storage, error};
 use crate::{
     job::{
-        Circuit, Failure, Job, JobId, OperationName,
+        CallName, Circuit, Failure, Job, JobId,
         failure::{Retry, Verdict},
     },
     metrics::{Metrics, OperationResult},
@@ -72,10 +72,11 @@ impl<'a> Caller<'a> {
     /// waits included, `error`, or `circuit_open`. What ended because the job is no longer ours is none of these.
     pub(super) async fn counted<T>(
         &self,
-        name: OperationName,
+        name: impl Into<CallName>,
         bucket: &str,
         work: impl Future<Output = Result<T, Stop>>,
     ) -> Result<T, Stop> {
+        let name = name.into();
         let began = Instant::now();
         let end = Box::pin(work).await;
         let result = match &end {
@@ -84,7 +85,9 @@ impl<'a> Caller<'a> {
             Err(Stop::Refused(_)) => OperationResult::CircuitOpen,
             Err(Stop::LeaseLost | Stop::LedgerDown(_)) => return end,
         };
-        if let (Err(Stop::Refused(_)), Some(circuit)) = (&end, self.circuit) {
+        // A step that is refused refuses its job, which is counted then.
+        if let (Err(Stop::Refused(_)), Some(circuit), false) = (&end, self.circuit, name.is_step())
+        {
             self.metrics()
                 .circuit_rejections
                 .with_label_values(&[circuit.as_str()])
@@ -98,12 +101,13 @@ impl<'a> Caller<'a> {
     /// Runs `call` until it succeeds, fails for good, or has used its attempts up. `name` labels retries.
     pub(super) async fn guarded<T, F>(
         &self,
-        name: OperationName,
+        name: impl Into<CallName>,
         call: impl Fn(Attempt<'a>) -> F,
     ) -> Result<T, Stop>
     where
         F: Future<Output = Result<T, Failure>>,
     {
+        let name = name.into();
         let mut permit = self.context.take_probe();
         let mut number = 1;
         loop {
@@ -182,7 +186,7 @@ impl Attempt<'_> {
     /// Makes one S3 request and classifies its error.
     pub(super) async fn request<T, E>(
         &self,
-        name: OperationName,
+        name: impl Into<CallName>,
         send: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
     ) -> Result<T, Failure>
     where
@@ -196,7 +200,7 @@ impl Attempt<'_> {
     /// One S3 request that is not over with its answer's head; counted and timed as one call.
     pub(super) async fn call<T>(
         &self,
-        name: OperationName,
+        name: impl Into<CallName>,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         let Caller {
@@ -217,7 +221,9 @@ impl Attempt<'_> {
             }
             _ => {
                 let class = end.as_ref().err().map(|failure| failure.class);
-                storage.metrics.s3_attempt(name, class, began.elapsed());
+                storage
+                    .metrics
+                    .s3_attempt(name.into(), class, began.elapsed());
             }
         }
         end
