@@ -4,22 +4,22 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::Instant;
 
 use super::LaneContext;
 use crate::{
     job::{
         Failure, FailureClass, Job, Outcome, Timestamp,
-        outcome::{History, RequeueReason},
+        outcome::{History, Progress, RequeueReason},
     },
     ledger::Taken,
     resilience::Permit,
-    storage::{CallContext, Done, Lease, ReplyBody, Stop},
+    storage::{CallContext, Done, Lease, ReplyBody, Stop, UploadMemory},
 };
 
 /// How a run ended.
@@ -56,6 +56,7 @@ pub(super) async fn run(
     probe: Option<Permit>,
 ) -> Run {
     let calls = Arc::new(AtomicU32::new(0));
+    let parts = Arc::new(AtomicU32::new(0));
     let context = CallContext {
         breaker: lane.breaker.clone(),
         probe: std::sync::Mutex::new(probe),
@@ -64,6 +65,8 @@ pub(super) async fn run(
         max_reply_bytes: lane.limits.max_reply_bytes,
         calls: Arc::clone(&calls),
         lease: taken.map(|taken| lease(lane, job, taken)),
+        parts: Arc::clone(&parts),
+        uploads: taken.map(|taken| uploads(lane, job, taken)),
     };
     let began = Instant::now();
     let work = AssertUnwindSafe(lane.storage.run(job, &context)).catch_unwind();
@@ -82,7 +85,11 @@ pub(super) async fn run(
         .observe(began.elapsed().as_secs_f64());
     let attempts =
         taken.map_or(job.carried.attempts, |taken| taken.attempts) + calls.load(Ordering::Relaxed);
-    judge(lane, job, taken, end, attempts)
+    let progress = match parts.load(Ordering::Relaxed) {
+        0 => Progress::None,
+        _ => Progress::Parts,
+    };
+    judge(lane, job, taken, end, (attempts, progress))
 }
 
 /// Asked before each attempt: a run whose lease is gone must not touch S3 (RESILIENCE.md, event 4).
@@ -99,6 +106,38 @@ fn lease(lane: &LaneContext, job: &Job, taken: Taken) -> Lease {
     })
 }
 
+/// What the job's runs remember of their uploads. A job that never ran has begun none, and the ledger need not
+/// be asked until it does.
+fn uploads(lane: &LaneContext, job: &Job, taken: Taken) -> UploadMemory {
+    let ran = taken.attempts > 0 || taken.unfinished > 0;
+    let has_begun = Arc::new(AtomicBool::new(ran));
+    let (ledger, id) = (lane.ledger.clone(), job.id.clone());
+    let recall = {
+        let (ledger, id) = (ledger.clone(), id.clone());
+        let has_begun = Arc::clone(&has_begun);
+        move || -> BoxFuture<'static, _> {
+            let (ledger, id) = (ledger.clone(), id.clone());
+            let is_known_empty = !has_begun.load(Ordering::Relaxed);
+            Box::pin(async move {
+                if is_known_empty {
+                    return Ok(None);
+                }
+                let recalled = ledger.recall_upload(&id).await;
+                recalled.map_err(|error| error.to_string())
+            })
+        }
+    };
+    let note = move |note| -> BoxFuture<'static, _> {
+        has_begun.store(true, Ordering::Relaxed);
+        let (ledger, id) = (ledger.clone(), id.clone());
+        Box::pin(async move {
+            let noted = ledger.note_upload(&id, taken.fence, &note).await;
+            noted.map_err(|error| error.to_string())
+        })
+    };
+    UploadMemory::new(recall, note)
+}
+
 enum End {
     Storage(Result<Done, Stop>),
     Panic(String),
@@ -106,7 +145,13 @@ enum End {
     Deadline,
 }
 
-fn judge(lane: &LaneContext, job: &Job, taken: Option<Taken>, end: End, attempts: u32) -> Run {
+fn judge(
+    lane: &LaneContext,
+    job: &Job,
+    taken: Option<Taken>,
+    end: End,
+    (attempts, progress): (u32, Progress),
+) -> Run {
     let now = Timestamp::now();
     let panicked = matches!(end, End::Panic(_));
     let history = History {
@@ -139,7 +184,7 @@ fn judge(lane: &LaneContext, job: &Job, taken: Option<Taken>, end: End, attempts
                 limits.job_deadline
             );
             let failure = Failure::ours(FailureClass::Cancelled, "deadline", message);
-            history.after_deadline(failure, now, limits.max_job_age)
+            history.after_deadline(failure, now, limits.max_job_age, progress)
         }
         End::Panic(message) => {
             tracing::error!(job = %job.id, operation = job.operation.name().as_str(), message, "a job panicked: this is a bug, please report it");

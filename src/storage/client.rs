@@ -76,6 +76,10 @@ pub struct Clients {
     lanes: [Client; 3],
     pub(super) attempt_timeout: Duration,
     connect_timeout: Duration,
+    /// Whether S3 is given checksums that it does not insist on.
+    pub(super) checksums_supported: bool,
+    /// Whether S3 is reached over TLS.
+    pub(super) over_tls: bool,
     /// Why no call can be made at all.
     pub(super) misconfigured: Option<Failure>,
 }
@@ -189,6 +193,8 @@ impl Clients {
             lanes: Lane::ALL.map(|lane| Client::from_conf(client(lane).build())),
             attempt_timeout: settings.attempt_timeout,
             connect_timeout: settings.connect_timeout,
+            checksums_supported: checksums != Checksums::WhenRequired,
+            over_tls: endpoint.is_none_or(|url| url.starts_with("https://")),
             misconfigured,
         }
     }

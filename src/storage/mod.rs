@@ -15,6 +15,7 @@ mod guard;
 mod script;
 mod service;
 pub mod source;
+mod upload;
 
 use std::{
     fmt,
@@ -30,9 +31,11 @@ pub use client::{Checksums, Clients, StorageSettings};
 use guard::Caller;
 use service::StorageService;
 use source::{SourceRules, Sources};
+pub use upload::{UploadMemory, UploadSettings};
+use upload::{UploadService, Uploads};
 
 use crate::{
-    job::{Failure, FailureClass, Job, JobResult, Operation, place::Roots},
+    job::{Failure, Job, JobResult, Operation, place::Roots},
     metrics::Metrics,
     resilience::{CircuitBreaker, Permit, Refused, RetryPolicy},
 };
@@ -48,17 +51,24 @@ pub struct Storage {
     sources: Sources,
     /// Where reads may be written to.
     destinations: Arc<Roots>,
+    uploads: Uploads,
 }
 
 impl Storage {
     /// `chance` gives fresh random numbers from 0 to 1.
-    pub fn new(clients: Clients, metrics: Arc<Metrics>, chance: fn() -> f64) -> Self {
+    pub fn new(
+        clients: Clients,
+        metrics: Arc<Metrics>,
+        chance: fn() -> f64,
+        uploads: UploadSettings,
+    ) -> Self {
         Self {
             clients,
             metrics,
             chance,
             sources: Sources::new(SourceRules::nothing()),
             destinations: Arc::new(Roots::new("destinations.file_roots", Vec::new())),
+            uploads: Uploads::new(uploads),
         }
     }
 
@@ -77,10 +87,9 @@ impl Storage {
         let caller = Caller::new(self, job, context);
         match &job.operation {
             Operation::PutObject(put) => StorageService(caller).put_object(put).await,
-            Operation::UploadFileobj(_) => {
-                let message = "uploads from files and URLs are not supported by this version yet";
-                let failure = Failure::ours(FailureClass::Permanent, "unsupported", message);
-                Err(Stop::Failed(failure))
+            // Boxed, since every job's run is as large as the largest.
+            Operation::UploadFileobj(upload) => {
+                Box::pin(UploadService(caller).upload_fileobj(upload)).await
             }
             Operation::GetObject(get) => StorageService(caller).get_object(get).await,
             Operation::HeadObject(head) => StorageService(caller).head_object(head).await,
@@ -108,6 +117,10 @@ pub struct CallContext {
     pub calls: Arc<AtomicU32>,
     /// Asked before each attempt; `None` when nothing is claimed, as for a read that is run again for its answer.
     pub lease: Option<Lease>,
+    /// Raised for every part of an upload that S3 has taken.
+    pub parts: Arc<AtomicU32>,
+    /// What earlier runs of the job began; `None` when nothing is claimed.
+    pub uploads: Option<UploadMemory>,
 }
 
 impl CallContext {

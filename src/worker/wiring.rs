@@ -14,7 +14,7 @@ use crate::{
     metrics::Metrics,
     resilience::{CircuitBreaker, CircuitSettings, RetryPolicy, TokioClock},
     storage::{
-        Checksums, StorageSettings,
+        Checksums, StorageSettings, UploadSettings,
         source::{SourceRules, Sources},
     },
 };
@@ -42,6 +42,21 @@ pub fn storage_settings(settings: &Settings) -> StorageSettings {
             config::Checksums::WhenRequired => Checksums::WhenRequired,
         },
         credentials: None,
+    }
+}
+
+pub(super) fn upload_settings(settings: &Settings) -> UploadSettings {
+    let config::UploadSettings {
+        multipart_threshold,
+        part_size,
+        part_concurrency,
+        memory_budget,
+    } = settings.upload;
+    UploadSettings {
+        multipart_threshold,
+        part_size,
+        part_concurrency,
+        memory_budget,
     }
 }
 

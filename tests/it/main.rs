@@ -33,3 +33,4 @@ mod proxy;
 mod rabbit;
 mod retry;
 mod stage;
+mod uploads;

@@ -223,9 +223,8 @@ impl Stage {
         self.rabbit.peek(&format!("{}.{lane}", self.prefix)).await
     }
 
-    /// Puts objects into bucket `b`; the journal does not have them.
-    #[cfg(feature = "failpoints")]
-    pub(crate) async fn store(&self, objects: impl Iterator<Item = (String, String)>) {
+    /// Somebody else's way to the same S3.
+    pub(crate) fn client(&self) -> aws_sdk_s3::Client {
         let config = aws_sdk_s3::Config::builder()
             .behavior_version_latest()
             .endpoint_url(self.s3.endpoint())
@@ -233,7 +232,13 @@ impl Stage {
             .credentials_provider(self.s3.credentials())
             .force_path_style(true)
             .build();
-        let client = aws_sdk_s3::Client::from_conf(config);
+        aws_sdk_s3::Client::from_conf(config)
+    }
+
+    /// Puts objects into bucket `b`; the journal does not have them.
+    #[cfg(feature = "failpoints")]
+    pub(crate) async fn store(&self, objects: impl Iterator<Item = (String, String)>) {
+        let client = self.client();
         for (key, text) in objects {
             let put = client.put_object().bucket("b").key(key);
             put.body(text.into_bytes().into()).send().await.unwrap();
@@ -261,6 +266,14 @@ impl Stage {
         let path = self.directory.path().join(name);
         std::fs::write(&path, bytes).unwrap();
         path.to_str().unwrap().to_owned()
+    }
+
+    /// Allows jobs to upload the test's own files, in parts of 5 MiB from 5 MiB on.
+    pub(crate) fn uploading(self) -> Self {
+        let folder = self.directory.path().to_str().unwrap().to_owned();
+        self.set("sources.file_roots", &folder)
+            .set("upload.multipart_threshold", "5MiB")
+            .set("upload.part_size", "5MiB")
     }
 
     /// Keeps the ledger from being written, as another program's long transaction would, until dropped.
