@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Messages on their way at a time, each on a channel of its own.
-const IN_FLIGHT: usize = 16;
+pub(super) const IN_FLIGHT: usize = 16;
 
 /// Arguments of `brigade enqueue batch`.
 #[derive(Debug, Args)]

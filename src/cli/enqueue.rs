@@ -4,10 +4,12 @@ use std::{io::Read, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
+use futures_util::StreamExt;
 
 use super::{
     CommandError, Exit, Outcome, Output, Shared, batch,
     output::{print, print_bytes, print_json},
+    upload,
 };
 use crate::{
     broker::{
@@ -54,8 +56,10 @@ struct How {
 enum What {
     /// Store an object whose bytes travel in the message
     Put(PutArgs),
-    /// Read an object; with --wait its bytes go to standard output
-    Get(ObjectArg),
+    /// Upload a file, a folder's files or a URL by reference: the worker reads it
+    Upload(upload::UploadArgs),
+    /// Read an object; with --wait its bytes go to standard output, or the worker writes a file
+    Get(GetArgs),
     /// Read an object's size, ETag and metadata
     Head(ObjectArg),
     /// List the keys that begin with a prefix
@@ -92,6 +96,15 @@ struct PutArgs {
 }
 
 #[derive(Debug, Args)]
+struct GetArgs {
+    /// s3://BUCKET/KEY
+    object: Location,
+    /// The file that the worker writes, as it sees it, beneath its destinations.file_roots
+    #[arg(long, value_name = "PATH")]
+    to: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct ObjectArg {
     /// s3://BUCKET/KEY
     object: Location,
@@ -99,9 +112,9 @@ struct ObjectArg {
 
 /// `s3://BUCKET/KEY`; the key may be empty where a prefix is meant.
 #[derive(Debug, Clone)]
-struct Location {
-    bucket: String,
-    key: String,
+pub(super) struct Location {
+    pub(super) bucket: String,
+    pub(super) key: String,
 }
 
 impl std::str::FromStr for Location {
@@ -127,15 +140,29 @@ pub(super) async fn run(shared: &Shared, args: EnqueueArgs) -> Outcome {
     let EnqueueArgs { what, how } = args;
     let operation = match what {
         What::Batch(batch) => return batch::run(shared, &settings, batch).await,
+        What::Upload(upload) => {
+            let mut jobs = upload::operations(upload)?;
+            match (jobs.len(), jobs.pop()) {
+                (1, Some(operation)) => operation,
+                (_, last) => {
+                    jobs.extend(last);
+                    return publish_all(shared, &settings, &how, jobs).await;
+                }
+            }
+        }
         What::Put(put) => Operation::PutObject(put_object(put, &settings)?),
-        What::Get(ObjectArg {
+        What::Get(GetArgs {
             object: Location { bucket, key },
+            to,
         }) => Operation::GetObject(GetObject {
             bucket,
             key,
             range: None,
             version_id: None,
-            destination: Destination::Reply,
+            destination: match to {
+                Some(path) => Destination::File(upload::absolute(&path)?),
+                None => Destination::Reply,
+            },
         }),
         What::Head(ObjectArg {
             object: Location { bucket, key },
@@ -182,6 +209,40 @@ pub(super) async fn run(shared: &Shared, args: EnqueueArgs) -> Outcome {
         )),
     })?;
     show(shared.output, &answer)
+}
+
+/// One job a file: prints the ids, in order, once all are confirmed.
+async fn publish_all(
+    shared: &Shared,
+    settings: &Settings,
+    how: &How,
+    operations: Vec<Operation>,
+) -> Outcome {
+    if how.wait || how.id.is_some() {
+        let why = "--id and --wait are for one job, and a folder is one job a file";
+        return Err(CommandError::usage(why));
+    }
+    let mut messages = Vec::with_capacity(operations.len());
+    for operation in &operations {
+        let id = JobId::fresh();
+        let target = Target::Jobs(operation.name().lane());
+        messages.push((target, checked_message(&id, operation, settings)?, id));
+    }
+    let producer = connect(shared, settings).await?;
+    let mut published = futures_util::stream::iter(messages)
+        .map(|(target, message, id)| {
+            let producer = &producer;
+            async move { producer.publish(&target, &message).await.map(|()| id) }
+        })
+        .buffered(batch::IN_FLIGHT);
+    while let Some(id) = published.next().await {
+        let id = id.map_err(publish_failed)?;
+        match shared.output {
+            Output::Text => print(&id)?,
+            Output::Json => print_json(&serde_json::json!({"id": id.as_str()}))?,
+        }
+    }
+    Ok(Exit::Done)
 }
 
 fn put_object(args: PutArgs, settings: &Settings) -> Result<PutObject, CommandError> {

@@ -20,6 +20,7 @@ mod migrate;
 mod output;
 mod signals;
 mod topology;
+mod upload;
 mod worker;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};

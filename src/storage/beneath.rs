@@ -3,7 +3,7 @@
 //! Where the kernel has `openat2` (Linux 5.6), it resolves the whole path in one step beneath the folder:
 //! symbolic links are followed while they stay there, absolute ones never do. Elsewhere, and where a sandbox
 //! forbids that call, the path is walked name by name and no link is followed at all. Both are safe against
-//! somebody who swaps folders for links meanwhile. Blocking; knows nothing of jobs and settings.
+//! somebody who swaps folders for links meanwhile. Knows nothing of operations and settings.
 
 use std::{
     io,
@@ -16,7 +16,10 @@ use rustix::{
     io::Errno,
 };
 
-/// What the kernel says when a path was renamed while it was resolved; it may be tried again.
+use crate::job::{Failure, FailureClass};
+
+/// How often a path that is renamed while it is resolved is tried again; the kernel says so by `EAGAIN`.
+#[cfg(target_os = "linux")]
 const RACES: u32 = 64;
 
 /// Opens the folder itself. It is the operator's word, so links in its own path are followed.
@@ -73,6 +76,23 @@ fn is_link(folder: BorrowedFd<'_>, name: &std::ffi::OsStr) -> bool {
     rustix::fs::statat(folder, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|found| {
         rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::Symlink
     })
+}
+
+/// Work that blocks, off the async threads. Dropped, it is not waited for, and goes on to its end.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let panicked = |error| {
+        let message = format!("a blocking step did not end: {error}");
+        Err(Failure::ours(
+            FailureClass::Unavailable,
+            "interrupted",
+            message,
+        ))
+    };
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(panicked)
 }
 
 /// Whether an error says that a link leads out of the root, or was not followed.

@@ -9,6 +9,8 @@ mod beneath;
 pub mod checks;
 mod cleanup;
 mod client;
+mod destination;
+mod download;
 mod error;
 mod guard;
 #[cfg(test)]
@@ -35,7 +37,7 @@ pub use upload::{UploadMemory, UploadSettings};
 use upload::{UploadService, Uploads};
 
 use crate::{
-    job::{Failure, Job, JobResult, Operation, place::Roots},
+    job::{Failure, Job, JobResult, Operation, operation::Destination, place::Roots},
     metrics::Metrics,
     resilience::{CircuitBreaker, Permit, Refused, RetryPolicy},
 };
@@ -91,7 +93,10 @@ impl Storage {
             Operation::UploadFileobj(upload) => {
                 Box::pin(UploadService(caller).upload_fileobj(upload)).await
             }
-            Operation::GetObject(get) => StorageService(caller).get_object(get).await,
+            Operation::GetObject(get) => match &get.destination {
+                Destination::Reply => StorageService(caller).get_object(get).await,
+                Destination::File(path) => StorageService(caller).download(get, path).await,
+            },
             Operation::HeadObject(head) => StorageService(caller).head_object(head).await,
             Operation::ListObjects(list) => StorageService(caller).list_objects(list).await,
             Operation::DeleteObject(delete) => CleanupService(caller).delete_object(delete).await,

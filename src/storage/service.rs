@@ -300,7 +300,7 @@ impl StorageService<'_> {
     }
 
     /// The next bytes of a body; none when it is over. The SDK's time-out ends with the head, so this has its own.
-    async fn next_chunk(&self, body: &mut ByteStream) -> Result<Option<Bytes>, Failure> {
+    pub(super) async fn next_chunk(&self, body: &mut ByteStream) -> Result<Option<Bytes>, Failure> {
         let limit: Duration = self.0.storage.clients.attempt_timeout;
         match tokio::time::timeout(limit, body.try_next()).await {
             Ok(Ok(chunk)) => Ok(chunk),
@@ -468,7 +468,7 @@ pub(super) fn unsigned(size: Option<i64>) -> u64 {
     size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0)
 }
 
-fn timestamp(time: DateTime) -> Timestamp {
+pub(super) fn timestamp(time: DateTime) -> Timestamp {
     let micros = i64::from(time.subsec_nanos() / 1000);
     Timestamp::from_micros(time.secs().saturating_mul(1_000_000).saturating_add(micros))
 }

@@ -27,6 +27,7 @@ mod once;
 mod operations;
 mod operator;
 mod outages;
+mod places;
 mod process;
 mod processes;
 mod proxy;

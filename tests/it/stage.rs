@@ -236,7 +236,6 @@ impl Stage {
     }
 
     /// Puts objects into bucket `b`; the journal does not have them.
-    #[cfg(feature = "failpoints")]
     pub(crate) async fn store(&self, objects: impl Iterator<Item = (String, String)>) {
         let client = self.client();
         for (key, text) in objects {
@@ -270,10 +269,15 @@ impl Stage {
 
     /// Allows jobs to upload the test's own files, in parts of 5 MiB from 5 MiB on.
     pub(crate) fn uploading(self) -> Self {
-        let folder = self.directory.path().to_str().unwrap().to_owned();
+        let folder = self.folder();
         self.set("sources.file_roots", &folder)
             .set("upload.multipart_threshold", "5MiB")
             .set("upload.part_size", "5MiB")
+    }
+
+    /// The folder of the test's own files.
+    pub(crate) fn folder(&self) -> String {
+        self.directory.path().to_str().unwrap().to_owned()
     }
 
     /// Keeps the ledger from being written, as another program's long transaction would, until dropped.

@@ -21,7 +21,7 @@ use rustix::{
 use super::{Reader, Source, SourceIdentity, job_local, shown, too_large};
 use crate::{
     job::{Failure, FailureClass},
-    storage::beneath,
+    storage::beneath::{self, blocking},
 };
 
 /// A file that is being read.
@@ -159,23 +159,6 @@ fn identity_of(found: &Stat) -> SourceIdentity {
     let (size, inode) = (size_of(found), found.st_ino);
     let (seconds, nanos) = (found.st_mtime, found.st_mtime_nsec);
     SourceIdentity(Some(format!("file:{size}:{seconds}.{nanos:09}:{inode}")))
-}
-
-/// Work that blocks, off the async threads.
-pub(in crate::storage) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    let panicked = |error| {
-        let message = format!("a blocking step did not end: {error}");
-        Err(Failure::ours(
-            FailureClass::Unavailable,
-            "interrupted",
-            message,
-        ))
-    };
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(panicked)
 }
 
 fn not_a_file(path: &Path) -> Failure {

@@ -12,7 +12,7 @@ use super::{
     UploadService,
     parts::{Held, Parts, Sent},
     plan::Plan,
-    requests::full_crc32,
+    requests::{crc32_of, full_crc32},
 };
 use crate::{
     job::{
@@ -134,7 +134,7 @@ impl UploadService<'_> {
         let place = uploads.places.acquire().await;
         let size = bytes.len() as u64;
         let checksums = self.0.storage.clients.checksums_supported;
-        let crc32 = checksums.then(|| crc32fast::hash(&bytes));
+        let crc32 = checksums.then(|| crc32_of(&bytes));
         let name = CallName::UploadPart;
         let work = self.0.guarded(name, |attempt| {
             let request = self.part_request(begun, number, bytes.clone(), crc32);

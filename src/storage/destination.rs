@@ -1,0 +1,202 @@
+//! Where the bytes of a read go to: a file beneath a root, whole or not at all.
+//!
+//! The bytes go into a hidden file of a name of its own, beside the target; only when all of them are there and
+//! on the disk is it renamed. Its folder is opened once, as `beneath.rs` opens, and everything else happens
+//! relative to it, so that no link and no race leads elsewhere. Folders are never made, and nothing but a
+//! regular file is replaced.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use rustix::{
+    fd::{AsFd, OwnedFd},
+    fs::{AtFlags, FileType, Mode, OFlags, fsync, openat, renameat, statat, unlinkat},
+    io::Errno,
+};
+
+use super::beneath::{self, blocking};
+use crate::job::{
+    Failure, FailureClass,
+    place::{Refused, Roots},
+};
+
+/// A file that is being written, under a name of its own. Dropped before [`PartFile::commit`], it is deleted.
+#[derive(Debug)]
+pub(super) struct PartFile {
+    place: Arc<Place>,
+    file: Arc<File>,
+    /// Bytes written so far.
+    written: u64,
+}
+
+#[derive(Debug)]
+struct Place {
+    folder: OwnedFd,
+    /// The hidden name.
+    temporary: OsString,
+    target: OsString,
+    /// The target as the job names it, for messages.
+    path: PathBuf,
+}
+
+impl PartFile {
+    /// Begins a file that is to become `path`, an absolute one.
+    ///
+    /// Fails `job_local`: `forbidden_source` beyond the roots, `destination_not_found` when there is no such
+    /// folder, `destination_not_a_file` when something else than a file is there, `destination_access_denied`;
+    /// `unavailable` for the worker's trouble, such as a volume that is not mounted.
+    pub(super) async fn create(roots: &Roots, path: &Path) -> Result<Self, Failure> {
+        let (root, relative) = roots.covering(path).map_err(|refused| match refused {
+            Refused::Forbidden(why) => Failure::forbidden(why),
+            Refused::Malformed(rule) => Failure::forbidden(format!("the path {rule}")),
+        })?;
+        let (root, path, setting) = (root.to_owned(), path.to_owned(), roots.setting());
+        let temporary = format!(".brigade-{:016x}.part", fastrand::u64(..)).into();
+        blocking(move || create(&root, &relative, path, setting, temporary)).await
+    }
+
+    /// Writes bytes behind those that are there. Must not be dropped before it is done.
+    pub(super) async fn append(&mut self, bytes: Bytes) -> Result<(), Failure> {
+        let (file, place, at) = (
+            Arc::clone(&self.file),
+            Arc::clone(&self.place),
+            self.written,
+        );
+        let count = bytes.len() as u64;
+        blocking(move || {
+            let written = file.write_all_at(&bytes, at);
+            written.map_err(|error| unwritable(&place.path, &error))
+        })
+        .await?;
+        self.written += count;
+        Ok(())
+    }
+
+    /// Begins anew, with an empty file.
+    pub(super) async fn restart(&mut self) -> Result<(), Failure> {
+        let (file, place) = (Arc::clone(&self.file), Arc::clone(&self.place));
+        self.written = 0;
+        blocking(move || {
+            file.set_len(0)
+                .map_err(|error| unwritable(&place.path, &error))
+        })
+        .await
+    }
+
+    /// Brings all of it to the disk, then gives it the target's name, which it takes from whatever file had it.
+    pub(super) async fn commit(self) -> Result<(), Failure> {
+        blocking(move || {
+            let place = &self.place;
+            let folder = place.folder.as_fd();
+            let failed =
+                |error: Errno| unopened(&place.path, "destinations.file_roots", &error.into());
+            fsync(&*self.file).map_err(|error| unwritable(&place.path, &error.into()))?;
+            renameat(folder, &place.temporary, folder, &place.target).map_err(failed)?;
+            fsync(folder).map_err(|error| unwritable(&place.path, &error.into()))
+        })
+        .await
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // After the rename there is no such name any more. Quick enough for an async thread.
+        unlinkat(self.folder.as_fd(), &self.temporary, AtFlags::empty()).unwrap_or_default();
+    }
+}
+
+fn create(
+    root: &Path,
+    relative: &Path,
+    path: PathBuf,
+    setting: &str,
+    temporary: OsString,
+) -> Result<PartFile, Failure> {
+    let opened = beneath::open_root(root).map_err(|error| {
+        let message = format!("folder {root:?} of {setting} can't be opened: {error}");
+        Failure::ours(
+            FailureClass::Unavailable,
+            "destination_root_unavailable",
+            message,
+        )
+    })?;
+    let target = relative.file_name().unwrap_or_default().to_owned();
+    let folder = match relative
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
+        None => opened,
+        Some(parent) => beneath::open(opened.as_fd(), parent, OFlags::RDONLY | OFlags::DIRECTORY)
+            .map_err(|error| unopened(&path, setting, &error))?,
+    };
+    check_target(&folder, &target, &path, setting)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // As any program makes files: what the process's umask leaves.
+    let mode = Mode::from_raw_mode(0o666);
+    let file = openat(folder.as_fd(), &temporary, flags, mode)
+        .map_err(|error| unopened(&path, setting, &error.into()))?;
+    let place = Place {
+        folder,
+        temporary,
+        target,
+        path,
+    };
+    Ok(PartFile {
+        place: Arc::new(place),
+        file: Arc::new(File::from(file)),
+        written: 0,
+    })
+}
+
+fn check_target(
+    folder: &OwnedFd,
+    target: &OsStr,
+    path: &Path,
+    setting: &str,
+) -> Result<(), Failure> {
+    match statat(folder.as_fd(), target, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(unopened(path, setting, &error.into())),
+        Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::RegularFile => Ok(()),
+        Ok(_) => Err(not_a_file(path)),
+    }
+}
+
+fn not_a_file(path: &Path) -> Failure {
+    let message = format!("{path:?} is there and is no regular file");
+    Failure::ours(FailureClass::JobLocal, "destination_not_a_file", message)
+}
+
+fn unopened(path: &Path, setting: &str, error: &io::Error) -> Failure {
+    let ours = |code, message| Failure::ours(FailureClass::JobLocal, code, message);
+    if beneath::is_escape(error) {
+        return Failure::forbidden(format!(
+            "a symbolic link in {path:?} leads out of its folder of {setting}"
+        ));
+    }
+    match Errno::from_io_error(error) {
+        Some(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::INVAL) => {
+            let message = format!("there is no folder for {path:?}: {error}");
+            ours("destination_not_found", message)
+        }
+        Some(Errno::ISDIR) => not_a_file(path),
+        Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => {
+            let message = format!("the worker may not write {path:?}: {error}");
+            ours("destination_access_denied", message)
+        }
+        _ => unwritable(path, error),
+    }
+}
+
+/// A full disk must not empty the queue into the dead letters.
+fn unwritable(path: &Path, error: &io::Error) -> Failure {
+    let message = format!("{path:?} can't be written: {error}");
+    Failure::ours(FailureClass::Unavailable, "destination_unwritable", message)
+}

@@ -1,0 +1,397 @@
+//! Reads an object into a file: streamed, resumed after a cut, checked, and only then given its name.
+//!
+//! Each request is an attempt of a guarded operation. One that is cut after [`PROGRESS`] has paid for itself: the
+//! next one begins a new guarded operation, so that a large object over a poor line is not out of attempts while it
+//! comes on. It goes on from the first byte that is missing, on condition (`If-Match`) that the object is the same.
+
+use std::path::Path;
+
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::{Bytes, BytesMut};
+use crc_fast::CrcAlgorithm;
+use sha2::{Digest, Sha256};
+use tokio::sync::Mutex;
+
+use super::{
+    Done, Stop,
+    destination::PartFile,
+    error,
+    guard::Attempt,
+    service::{StorageService, timestamp, unsigned},
+};
+use crate::job::{Failure, FailureClass, JobResult, OperationName, operation::GetObject};
+
+/// A cut after this many bytes costs no attempt; chosen.
+const PROGRESS: u64 = 1 << 20;
+/// Bytes in one write.
+const WRITE: usize = 1 << 20;
+
+/// What is here of the object, over all attempts.
+#[derive(Debug)]
+struct Progress {
+    part: PartFile,
+    /// Came, and is not written yet.
+    buffer: BytesMut,
+    /// Bytes that came, those in the buffer included.
+    got: u64,
+    first: Option<FirstAnswer>,
+}
+
+/// What the first answer said; later ones must fit it.
+#[derive(Debug)]
+struct FirstAnswer {
+    /// Its body taken out.
+    head: GetObjectOutput,
+    /// Where in the object the bytes begin.
+    start: u64,
+    /// How many bytes there are; `None`: the store did not say, so nothing can be resumed.
+    length: Option<u64>,
+    checksum: Option<Checksum>,
+}
+
+/// How one attempt ended that S3 did not fail.
+enum End {
+    /// All bytes are written.
+    All,
+    /// Not for S3's sake: disk, checksum.
+    Ours(Failure),
+}
+
+/// How one guarded operation ended.
+enum Step {
+    All,
+    /// It came on, and was cut.
+    Cut(Failure),
+}
+
+impl StorageService<'_> {
+    /// Reads an object, or the range asked for, into `path`. Never leaves a part of it under that name.
+    ///
+    /// Fails as [`PartFile::create`] does, before any call; `conflict` as `object_changed` when it is another one
+    /// after a cut; `unavailable` as `checksum_mismatch` when the bytes are not those that S3 vouches for.
+    pub(super) async fn download(&self, get: &GetObject, path: &Path) -> Result<Done, Stop> {
+        let part = PartFile::create(&self.0.storage.destinations, path).await;
+        let progress = Mutex::new(Progress {
+            part: part.map_err(Stop::Failed)?,
+            buffer: BytesMut::new(),
+            got: 0,
+            first: None,
+        });
+        let name = OperationName::GetObject;
+        let work = async {
+            self.fetch_all(get, &progress).await?;
+            let progress = progress.into_inner();
+            progress.part.commit().await.map_err(Stop::Failed)?;
+            Ok((progress.first, progress.got))
+        };
+        let (first, size) = self.0.counted(name, &get.bucket, work).await?;
+        let found = first.map(|first| first.head);
+        let found = found.unwrap_or_else(|| GetObjectOutput::builder().build());
+        Ok(JobResult::Object {
+            size,
+            etag: found.e_tag,
+            version_id: found.version_id,
+            content_type: found.content_type,
+            last_modified: found.last_modified.map(timestamp),
+            metadata: found.metadata.unwrap_or_default().into_iter().collect(),
+            file: Some(path.to_string_lossy().into_owned()),
+        }
+        .into())
+    }
+
+    async fn fetch_all(&self, get: &GetObject, progress: &Mutex<Progress>) -> Result<(), Stop> {
+        let name = OperationName::GetObject;
+        loop {
+            let step = self.0.guarded(name, |attempt| async move {
+                let mut progress = progress.lock().await;
+                let before = progress.got;
+                let end = attempt
+                    .call(name, self.fetch(&attempt, get, &mut progress))
+                    .await;
+                match end {
+                    Ok(End::All) => Ok(Step::All),
+                    Ok(End::Ours(failure)) => Err(failure),
+                    Err(failure) if progress.got >= before + PROGRESS => Ok(Step::Cut(failure)),
+                    Err(failure) => Err(failure),
+                }
+            });
+            match step.await? {
+                Step::All => return Ok(()),
+                Step::Cut(failure) => {
+                    let labels = [name.as_str(), failure.class.as_str()];
+                    self.0.metrics().s3_retries.with_label_values(&labels).inc();
+                    tracing::debug!(job = %self.0.job, %failure, "a download is cut and goes on");
+                }
+            }
+        }
+    }
+
+    /// One request, and its body into the file.
+    async fn fetch(
+        &self,
+        attempt: &Attempt<'_>,
+        get: &GetObject,
+        progress: &mut Progress,
+    ) -> Result<End, Failure> {
+        let missing = progress.missing();
+        if progress.first.is_some() && missing.is_none() {
+            if let Err(failure) = progress.restart().await {
+                return Ok(End::Ours(failure));
+            }
+        }
+        let mut request = self
+            .0
+            .client
+            .get_object()
+            .bucket(&get.bucket)
+            .key(&get.key)
+            .set_version_id(get.version_id.clone());
+        request = match &missing {
+            Some(missing) => request.range(&missing.range).if_match(&missing.etag),
+            None => request.set_range(get.range.clone()),
+        };
+        let answer = match request.send().await.map_err(error::failure) {
+            Ok(answer) => answer,
+            Err(failure) if missing.is_some() && is_changed(&failure) => {
+                return Ok(End::Ours(progress.changed().await));
+            }
+            Err(failure) => return Err(failure),
+        };
+        let body = match progress.begin(answer, get.range.is_some(), missing.as_ref()) {
+            Some(body) => body,
+            None => return Ok(End::Ours(progress.changed().await)),
+        };
+        self.receive(attempt, body, progress).await
+    }
+
+    async fn receive(
+        &self,
+        attempt: &Attempt<'_>,
+        mut body: aws_sdk_s3::primitives::ByteStream,
+        progress: &mut Progress,
+    ) -> Result<End, Failure> {
+        let received = self.0.metrics().s3_bytes.with_label_values(&["in"]);
+        loop {
+            let chunk = match self.next_chunk(&mut body).await {
+                Ok(chunk) => chunk,
+                // The SDK checks the bytes as well, and says so where the next ones would come.
+                Err(failure) if progress.length() == Some(progress.got) => {
+                    return Ok(End::Ours(progress.mismatch(&failure.message).await));
+                }
+                Err(failure) => return Err(failure),
+            };
+            let Some(chunk) = chunk else { break };
+            attempt.answered();
+            received.inc_by(chunk.len() as u64);
+            if let Err(failure) = progress.take(&chunk).await {
+                return Ok(End::Ours(failure));
+            }
+        }
+        if let Some(length) = progress.length().filter(|length| progress.got < *length) {
+            return Err(error::cut_short(progress.got, length));
+        }
+        if let Err(failure) = progress.flush().await {
+            return Ok(End::Ours(failure));
+        }
+        match progress.wrong_checksum() {
+            Some(why) => Ok(End::Ours(progress.mismatch(&why).await)),
+            None => Ok(End::All),
+        }
+    }
+}
+
+/// What a second request must ask for.
+struct Missing {
+    at: u64,
+    range: String,
+    etag: String,
+}
+
+impl Progress {
+    /// What to ask for after a cut; `None` when it must begin anew.
+    fn missing(&self) -> Option<Missing> {
+        let first = self.first.as_ref()?;
+        let at = first.start + self.got;
+        let last = (first.start + first.length?).checked_sub(1)?;
+        (at <= last).then_some(())?;
+        Some(Missing {
+            at,
+            range: format!("bytes={at}-{last}"),
+            etag: first.head.e_tag.clone()?,
+        })
+    }
+
+    fn length(&self) -> Option<u64> {
+        self.first.as_ref()?.length
+    }
+
+    /// Notes what an answer says and gives its body; `None` when it does not fit those before.
+    fn begin(
+        &mut self,
+        mut answer: GetObjectOutput,
+        ranged: bool,
+        missing: Option<&Missing>,
+    ) -> Option<aws_sdk_s3::primitives::ByteStream> {
+        let body = std::mem::take(&mut answer.body);
+        let start = answer.content_range.as_deref().and_then(first_byte);
+        if let Some(missing) = missing {
+            return (start == Some(missing.at)).then_some(body);
+        }
+        // A part came where all of it was asked for.
+        if !ranged && start.is_some() {
+            return None;
+        }
+        self.first = Some(FirstAnswer {
+            start: start.unwrap_or(0),
+            length: answer.content_length.map(|size| unsigned(Some(size))),
+            checksum: (!ranged).then(|| Checksum::of(&answer)).flatten(),
+            head: answer,
+        });
+        Some(body)
+    }
+
+    async fn take(&mut self, chunk: &Bytes) -> Result<(), Failure> {
+        self.buffer.extend_from_slice(chunk);
+        self.got += chunk.len() as u64;
+        if let Some(checksum) = self
+            .first
+            .as_mut()
+            .and_then(|first| first.checksum.as_mut())
+        {
+            checksum.update(chunk);
+        }
+        if self.buffer.len() < WRITE {
+            return Ok(());
+        }
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> Result<(), Failure> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let bytes = self.buffer.split().freeze();
+        let written = self.part.append(bytes).await;
+        if written.is_err() {
+            // What could not be written is gone: only a new beginning is safe.
+            self.first = None;
+            self.got = 0;
+            self.part.restart().await?;
+        }
+        written
+    }
+
+    async fn restart(&mut self) -> Result<(), Failure> {
+        self.first = None;
+        self.got = 0;
+        self.buffer.clear();
+        self.part.restart().await
+    }
+
+    /// Begins anew, and says that the object is another one now.
+    async fn changed(&mut self) -> Failure {
+        if let Err(failure) = self.restart().await {
+            return failure;
+        }
+        let message = "the object changed while it was read, and is read anew";
+        Failure::ours(FailureClass::Conflict, "object_changed", message)
+    }
+
+    /// Begins anew, and says that the bytes were not the object's.
+    async fn mismatch(&mut self, why: &str) -> Failure {
+        if let Err(failure) = self.restart().await {
+            return failure;
+        }
+        let message = format!("the bytes are not the object's: {why}");
+        Failure::ours(FailureClass::Unavailable, "checksum_mismatch", message)
+    }
+
+    fn wrong_checksum(&mut self) -> Option<String> {
+        self.first.as_mut()?.checksum.take()?.wrong()
+    }
+}
+
+fn is_changed(failure: &Failure) -> bool {
+    matches!(
+        failure.code.as_str(),
+        "PreconditionFailed" | "InvalidRange" | "http_412" | "http_416"
+    )
+}
+
+/// `bytes 5-9/10` begins at 5.
+fn first_byte(range: &str) -> Option<u64> {
+    range
+        .strip_prefix("bytes ")?
+        .split_once('-')?
+        .0
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// A checksum of the whole object, as S3 gave it, and that of the bytes so far.
+#[derive(Debug)]
+struct Checksum {
+    kind: &'static str,
+    wanted: Vec<u8>,
+    got: Sum,
+}
+
+#[derive(Debug)]
+enum Sum {
+    Sha256(Box<Sha256>),
+    /// Bytes of the sum, and the sum.
+    Crc(usize, Box<crc_fast::Digest>),
+}
+
+impl Checksum {
+    /// The one that costs least; those of parts (`…-3`) say nothing of the whole.
+    fn of(answer: &GetObjectOutput) -> Option<Self> {
+        let crc = |width, algorithm| Sum::Crc(width, Box::new(crc_fast::Digest::new(algorithm)));
+        let kinds = [
+            ("CRC64NVME", &answer.checksum_crc64_nvme, 8),
+            ("CRC32C", &answer.checksum_crc32_c, 4),
+            ("CRC32", &answer.checksum_crc32, 4),
+            ("SHA256", &answer.checksum_sha256, 32),
+        ];
+        let (kind, wanted) = kinds.into_iter().find_map(|(kind, text, width)| {
+            let wanted = STANDARD.decode(text.as_deref()?).ok()?;
+            (wanted.len() == width).then_some((kind, wanted))
+        })?;
+        let composite = aws_sdk_s3::types::ChecksumType::Composite;
+        if answer.checksum_type.as_ref() == Some(&composite) {
+            return None;
+        }
+        let got = match kind {
+            "CRC64NVME" => crc(8, CrcAlgorithm::Crc64Nvme),
+            "CRC32C" => crc(4, CrcAlgorithm::Crc32Iscsi),
+            "CRC32" => crc(4, CrcAlgorithm::Crc32IsoHdlc),
+            _ => Sum::Sha256(Box::default()),
+        };
+        Some(Self { kind, wanted, got })
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match &mut self.got {
+            Sum::Sha256(sum) => sum.update(bytes),
+            Sum::Crc(_, sum) => sum.update(bytes),
+        }
+    }
+
+    /// What is wrong, if anything is.
+    fn wrong(self) -> Option<String> {
+        let got = match self.got {
+            Sum::Sha256(sum) => sum.finalize().to_vec(),
+            Sum::Crc(width, sum) => sum.finalize().to_be_bytes()[8 - width..].to_vec(),
+        };
+        (got != self.wanted).then(|| {
+            let (got, wanted) = (STANDARD.encode(got), STANDARD.encode(self.wanted));
+            format!("their {} is {got}, and S3 says {wanted}", self.kind)
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "download_tests.rs"]
+mod tests;
