@@ -12,6 +12,7 @@
 //!
 //! `--size` is in MiB. `--endpoint` is any S3-compatible store, with `AWS_ACCESS_KEY_ID` and
 //! `AWS_SECRET_ACCESS_KEY` in the environment. `--python` needs boto3; without it boto3 is left out.
+//! `--after-each` is a command for a store that frees the space of what was deleted only when told to.
 
 #![allow(
     clippy::unwrap_used,
@@ -136,41 +137,41 @@ async fn compare(arguments: &Arguments, url: &str, file: &Path, rounds: u64) {
     let client = client(&endpoint);
     drop(client.create_bucket().bucket(BUCKET).send().await);
     let mut costs: BTreeMap<&str, Vec<Cost>> = BTreeMap::new();
+    let size = file.metadata().unwrap().len();
     for round in 1..=rounds {
-        let mut measured = vec![
-            ("brigade", brigade(url, file, &endpoint).await),
-            ("SDK loop", child(sdk_command(file, &endpoint))),
-        ];
-        if let Some(python) = arguments.value("--python") {
-            let script = "benches/upload/boto3_peer.py";
-            let mut command = Command::new(python);
-            command.arg(script).arg(file).arg(&endpoint);
-            measured.push(("boto3", child(command)));
-        }
-        for (name, cost) in measured {
+        for (name, key) in [
+            ("brigade", "brigade"),
+            ("SDK loop", "sdk"),
+            ("boto3", "boto3"),
+        ] {
+            let cost = match (name, arguments.value("--python")) {
+                ("brigade", _) => brigade(url, file, &endpoint).await,
+                ("SDK loop", _) => child(sdk_command(file, &endpoint)),
+                (_, None) => continue,
+                (_, Some(python)) => {
+                    let mut command = Command::new(python);
+                    command.arg("benches/upload/boto3_peer.py");
+                    command.arg(file).arg(&endpoint);
+                    child(command)
+                }
+            };
             println!(
                 "round {round}: {name:<9} {:7.2} s  {:7.2} s of CPU  {:6.1} MiB at most",
                 cost.seconds, cost.cpu_seconds, cost.peak_mib
             );
             costs.entry(name).or_default().push(cost);
-        }
-        // Checked and removed, so that the store does not fill up.
-        for key in ["brigade", "sdk", "boto3"] {
-            let head = client.head_object().bucket(BUCKET).key(key).send().await;
-            if key != "boto3" || arguments.value("--python").is_some() {
-                let length = head.unwrap().content_length.unwrap();
-                assert_eq!(
-                    u64::try_from(length).unwrap(),
-                    file.metadata().unwrap().len()
-                );
+            // Checked and removed, so that the store does not fill up.
+            let head = client.head_object().bucket(BUCKET).key(key).send();
+            let length = head.await.unwrap().content_length.unwrap();
+            assert_eq!(u64::try_from(length).unwrap(), size);
+            let delete = client.delete_object().bucket(BUCKET).key(key).send();
+            delete.await.unwrap();
+            if let Some(command) = arguments.value("--after-each") {
+                let ended = Command::new("sh")
+                    .args(["-c", command])
+                    .stdout(Stdio::null());
+                ended.status().unwrap();
             }
-            client
-                .delete_object()
-                .bucket(BUCKET)
-                .key(key)
-                .send()
-                .await
-                .unwrap();
         }
     }
     let ours = costs["brigade"].clone();

@@ -122,15 +122,16 @@ impl UploadService<'_> {
         mut source: Source,
         size: u64,
     ) -> Result<Stored, Stop> {
-        let reserved = self.0.storage.uploads.budget.reserve(size).await;
-        let most = usize::try_from(size.max(1)).unwrap_or(usize::MAX);
-        let body = source.read_part(most).await.map_err(Stop::Failed)?;
+        let budget = &self.0.storage.uploads.budget;
+        let body = parts::read(&mut source, budget, size).await;
+        let body = body.map_err(Stop::Failed)?;
         if body.len() as u64 != size {
             return Err(Stop::Failed(parts::changed("the source ended early")));
         }
-        let stored = self.put(upload, body).await;
-        drop(reserved);
-        stored
+        parts::check_unchanged(&source)
+            .await
+            .map_err(Stop::Failed)?;
+        self.put(upload, body).await
     }
 
     async fn in_parts(
@@ -164,8 +165,7 @@ impl UploadService<'_> {
         if plan.size().is_none()
             && let Some(only) = parts.read_first().await.map_err(Stop::Failed)?
         {
-            // Held until it is sent.
-            return self.put(upload, only.bytes.clone()).await;
+            return self.put(upload, only.bytes).await;
         }
         let begun = self.begin(upload, &plan, identity).await?;
         self.send_and_complete(upload, parts, &begun).await

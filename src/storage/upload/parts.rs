@@ -9,7 +9,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{
-    budget::{Budget, Reserved},
+    budget::Budget,
     plan::{MOST_PARTS, Plan, endless},
 };
 use crate::{
@@ -21,9 +21,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) number: u32,
+    /// Within the budget until the last clone is gone.
     pub(super) bytes: Bytes,
-    /// Keeps the memory until the part is done.
-    pub(super) reserved: Reserved,
 }
 
 /// A part that S3 has.
@@ -134,15 +133,9 @@ impl<'a> Parts<'a> {
     }
 
     async fn read(&mut self, number: u32, length: u64) -> Result<Held, Failure> {
-        let reserved = self.budget.reserve(length).await;
         self.source.skip_to(self.offset).await?;
-        let most = usize::try_from(length).unwrap_or(usize::MAX);
-        let bytes = self.source.read_part(most).await?;
-        Ok(Held {
-            number,
-            bytes,
-            reserved,
-        })
+        let bytes = read(&mut self.source, self.budget, length).await?;
+        Ok(Held { number, bytes })
     }
 
     fn advance(&mut self, offset: u64) {
@@ -153,10 +146,8 @@ impl<'a> Parts<'a> {
     async fn past_the_last_part(&mut self) -> Result<Option<Held>, Failure> {
         self.ended = true;
         if self.plan.size().is_none() && self.next > MOST_PARTS {
-            let reserved = self.budget.reserve(1).await;
             self.source.skip_to(self.offset).await?;
-            let more = self.source.read_part(1).await?;
-            drop(reserved);
+            let more = read(&mut self.source, self.budget, 1).await?;
             if !more.is_empty() {
                 return Err(endless(self.offset));
             }
@@ -169,19 +160,38 @@ impl<'a> Parts<'a> {
         self.offset
     }
 
-    /// Whether the source is still what it was; fails `job_local` as `source_changed` otherwise.
+    /// See [`check_unchanged`].
     pub(super) async fn check_unchanged(&self) -> Result<(), Failure> {
-        if self.source.unchanged().await? {
-            Ok(())
-        } else {
-            Err(changed("the source changed while it was read"))
-        }
+        check_unchanged(&self.source).await
     }
 
     /// SHA-256 of all bytes, and the parts that were there before.
     pub(super) fn finish(self) -> (Option<[u8; 32]>, BTreeMap<u32, Sent>) {
         let digest = self.digest.map(|digest| digest.finalize().into());
         (digest, self.finished)
+    }
+}
+
+/// The next bytes of a source, at most `most`, within the budget for as long as they are used.
+pub(super) async fn read(
+    source: &mut Source,
+    budget: &Budget,
+    most: u64,
+) -> Result<Bytes, Failure> {
+    let mut reserved = budget.reserve(most).await;
+    let buffer = reserved.take_buffer();
+    // A source is never asked for nothing.
+    let most = usize::try_from(most.max(1)).unwrap_or(usize::MAX);
+    let filled = source.read_part_into(buffer, most).await?;
+    Ok(reserved.hold(filled))
+}
+
+/// Whether the source is still what was opened; fails `job_local` as `source_changed` otherwise.
+pub(super) async fn check_unchanged(source: &Source) -> Result<(), Failure> {
+    if source.unchanged().await? {
+        Ok(())
+    } else {
+        Err(changed("the source changed while it was read"))
     }
 }
 

@@ -125,11 +125,7 @@ impl UploadService<'_> {
     }
 
     async fn send_part(&self, begun: &BegunUpload, held: Held) -> (u32, Result<Sent, Stop>) {
-        let Held {
-            number,
-            bytes,
-            reserved,
-        } = held;
+        let Held { number, bytes } = held;
         let uploads = &self.0.storage.uploads;
         let place = uploads.places.acquire().await;
         let size = bytes.len() as u64;
@@ -144,7 +140,7 @@ impl UploadService<'_> {
             }
         });
         let end = self.0.counted(name, &begun.bucket, work).await;
-        drop((place, reserved));
+        drop((place, bytes));
         if end.is_ok() {
             self.0.context.parts.fetch_add(1, Ordering::Relaxed);
             let out = self.0.metrics().s3_bytes.with_label_values(&["out"]);
