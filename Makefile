@@ -10,7 +10,7 @@ BRIGADE := $(or $(CARGO_TARGET_DIR),target)/debug/brigade
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: build ## see it work: RabbitMQ, an embedded S3 server and a worker, all started and stopped again
@@ -42,6 +42,10 @@ drill: ## break what breaks in the field, and account for every job: RABBITMQ=4.
 	  export RABBITMQ_ROOT
 	fi
 	scripts/rabbitmq run -- cargo test --locked --test drill -- $(ARGS)
+
+.PHONY: bench-upload
+bench-upload: ## large uploads beside boto3 and a bare SDK loop, and through kill -9: ARGS='--size 10240 --python VENV/bin/python'
+	@scripts/rabbitmq run -- cargo bench --locked --bench upload -- $(ARGS)
 
 .PHONY: check
 check: ## the quick loop while you write: format, lints, unit tests; no broker

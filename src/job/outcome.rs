@@ -287,6 +287,15 @@ pub struct History {
     pub age_from: Timestamp,
 }
 
+/// Whether a run leaves something that the next one need not do again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// It begins at the beginning.
+    None,
+    /// It finished parts of an upload.
+    Parts,
+}
+
 /// The fifth panic buries a job.
 pub const MAX_PANICS: u32 = 5;
 /// The sixth claim that its worker never finished buries a job.
@@ -322,9 +331,17 @@ impl History {
         }
     }
 
-    /// What becomes of a job that was stopped at its deadline.
-    pub fn after_deadline(self, failure: Failure, now: Timestamp, max_age: Duration) -> Outcome {
-        match (self.lane, now.since(self.age_from) >= max_age) {
+    /// What becomes of a job that was stopped at its deadline. One that gets on is never too old: it goes on
+    /// from where it was stopped.
+    pub fn after_deadline(
+        self,
+        failure: Failure,
+        now: Timestamp,
+        max_age: Duration,
+        progress: Progress,
+    ) -> Outcome {
+        let too_old = progress == Progress::None && now.since(self.age_from) >= max_age;
+        match (self.lane, too_old) {
             (_, false) => self.park(ParkReason::Deadline, failure),
             (Lane::Cleanup, true) => Outcome::Abandoned(failure),
             (Lane::Upload | Lane::Read, true) => {

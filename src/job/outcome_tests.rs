@@ -139,12 +139,21 @@ fn a_deadline_parks_until_the_job_is_too_old() {
     let at = |lane, secs| {
         let now = Timestamp::from_micros(0).plus(Duration::from_secs(secs));
         history(lane, 0)
-            .after_deadline(failure(FailureClass::Cancelled), now, DAY)
+            .after_deadline(failure(FailureClass::Cancelled), now, DAY, Progress::None)
             .state()
     };
     assert_eq!(at(Lane::Upload, 10), State::Retrying);
     assert_eq!(at(Lane::Upload, 24 * 3600), State::DeadLettered);
     assert_eq!(at(Lane::Cleanup, 24 * 3600), State::Abandoned);
+}
+
+#[test]
+fn an_upload_that_finishes_parts_is_parked_at_its_deadline_however_old_it_is() {
+    let now = Timestamp::from_micros(0).plus(30 * DAY);
+    let failure = failure(FailureClass::Cancelled);
+    let outcome = history(Lane::Upload, 7).after_deadline(failure, now, DAY, Progress::Parts);
+    let settlement = Settlement::Park(ParkDelay::TenMinutes, ParkReason::Deadline);
+    assert_eq!(outcome.settlement(), settlement);
 }
 
 #[test]

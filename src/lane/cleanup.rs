@@ -187,6 +187,8 @@ impl Gatherer {
             calls: Arc::new(AtomicU32::new(0)),
             // Each job has a log of its own.
             failed: Arc::default(),
+            parts: Arc::default(),
+            uploads: None,
             lease: None,
             enqueued_at: Timestamp::now(),
         };

@@ -4,22 +4,22 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::Instant;
 
 use super::LaneContext;
 use crate::{
     job::{
         AttemptLog, Failure, FailureClass, Job, Outcome, Timestamp,
-        outcome::{History, RequeueReason},
+        outcome::{History, Progress, RequeueReason},
     },
     ledger::Taken,
     resilience::Permit,
-    storage::{CallContext, Done, Lease, ReplyBody, Stop},
+    storage::{CallContext, Done, Lease, ReplyBody, Stop, UploadMemory},
 };
 
 /// How a run ended.
@@ -60,6 +60,7 @@ pub(super) async fn run(
 ) -> Run {
     let calls = Arc::new(AtomicU32::new(0));
     let failed = Arc::new(Mutex::new(AttemptLog::default()));
+    let parts = Arc::new(AtomicU32::new(0));
     let context = CallContext {
         breaker: lane.breaker.clone(),
         probe: Mutex::new(probe),
@@ -73,6 +74,8 @@ pub(super) async fn run(
             || job.enqueued_at(Timestamp::now()),
             |taken| taken.enqueued_at,
         ),
+        parts: Arc::clone(&parts),
+        uploads: taken.map(|taken| uploads(lane, job, taken)),
     };
     let began = Instant::now();
     let work = AssertUnwindSafe(perform(lane, job, &context, taken)).catch_unwind();
@@ -91,10 +94,14 @@ pub(super) async fn run(
         .observe(began.elapsed().as_secs_f64());
     let attempts =
         taken.map_or(job.carried.attempts, |taken| taken.attempts) + calls.load(Ordering::Relaxed);
+    let progress = match parts.load(Ordering::Relaxed) {
+        0 => Progress::None,
+        _ => Progress::Parts,
+    };
     let failed = std::mem::take(&mut *failed.lock().unwrap_or_else(PoisonError::into_inner));
     Run {
         failed,
-        ..judge(lane, job, taken, end, attempts)
+        ..judge(lane, job, taken, end, (attempts, progress))
     }
 }
 
@@ -128,6 +135,38 @@ fn lease(lane: &LaneContext, job: &Job, taken: Taken) -> Lease {
     })
 }
 
+/// What the job's runs remember of their uploads. A job that never ran has begun none, and the ledger need not
+/// be asked until it does.
+fn uploads(lane: &LaneContext, job: &Job, taken: Taken) -> UploadMemory {
+    let ran = taken.attempts > 0 || taken.unfinished > 0;
+    let has_begun = Arc::new(AtomicBool::new(ran));
+    let (ledger, id) = (lane.ledger.clone(), job.id.clone());
+    let recall = {
+        let (ledger, id) = (ledger.clone(), id.clone());
+        let has_begun = Arc::clone(&has_begun);
+        move || -> BoxFuture<'static, _> {
+            let (ledger, id) = (ledger.clone(), id.clone());
+            let is_known_empty = !has_begun.load(Ordering::Relaxed);
+            Box::pin(async move {
+                if is_known_empty {
+                    return Ok(None);
+                }
+                let recalled = ledger.recall_upload(&id).await;
+                recalled.map_err(|error| error.to_string())
+            })
+        }
+    };
+    let note = move |note| -> BoxFuture<'static, _> {
+        has_begun.store(true, Ordering::Relaxed);
+        let (ledger, id) = (ledger.clone(), id.clone());
+        Box::pin(async move {
+            let noted = ledger.note_upload(&id, taken.fence, &note).await;
+            noted.map_err(|error| error.to_string())
+        })
+    };
+    UploadMemory::new(recall, note)
+}
+
 enum End {
     Storage(Result<Done, Stop>),
     Panic(String),
@@ -135,7 +174,13 @@ enum End {
     Deadline,
 }
 
-fn judge(lane: &LaneContext, job: &Job, taken: Option<Taken>, end: End, attempts: u32) -> Run {
+fn judge(
+    lane: &LaneContext,
+    job: &Job,
+    taken: Option<Taken>,
+    end: End,
+    (attempts, progress): (u32, Progress),
+) -> Run {
     let now = Timestamp::now();
     let panicked = matches!(end, End::Panic(_));
     let history = History {
@@ -168,7 +213,7 @@ fn judge(lane: &LaneContext, job: &Job, taken: Option<Taken>, end: End, attempts
                 limits.job_deadline
             );
             let failure = Failure::ours(FailureClass::Cancelled, "deadline", message);
-            history.after_deadline(failure, now, limits.max_job_age)
+            history.after_deadline(failure, now, limits.max_job_age, progress)
         }
         End::Panic(message) => {
             tracing::error!(job = %job.id, lane = %lane.lane, operation = job.operation.name().as_str(), bucket = job.operation.bucket(), panic = message, "a job panicked: this is a bug, please report it");

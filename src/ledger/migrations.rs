@@ -25,7 +25,7 @@ macro_rules! step {
     };
 }
 
-const STEPS: [Step; 1] = [step!(1, "0001_jobs")];
+const STEPS: [Step; 2] = [step!(1, "0001_jobs"), step!(2, "0002_uploads")];
 
 /// The steps for SQLite.
 pub(super) fn sqlite() -> Migrator {

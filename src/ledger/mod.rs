@@ -15,6 +15,7 @@ pub mod postgres;
 mod record;
 pub mod sqlite;
 mod trouble;
+mod uploads;
 pub mod writer;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -25,8 +26,8 @@ use postgres::PostgresLedger;
 use sqlite::SqliteLedger;
 
 use crate::job::{
-    AttemptLog, FailedAttempt, Failure, JobId, Lane, OperationName, Report, State, Timestamp,
-    report::ReportedError,
+    AttemptLog, BegunUpload, FailedAttempt, Failure, JobId, Lane, OperationName, Report, State,
+    Timestamp, UploadNote, report::ReportedError,
 };
 
 /// A SQL database that keeps the jobs. All times are the database's.
@@ -58,6 +59,27 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
 
     /// Deletes at most `limit` finished rows that ended more than `retention` ago; says how many went.
     async fn purge(&self, retention: Duration, limit: u32) -> Result<u64, LedgerError>;
+
+    /// Notes what became of an upload of a job. Something begun is noted only while the job is held with that
+    /// fence: `false` when it no longer is. The other notes are for anybody.
+    async fn note_upload(
+        &self,
+        id: &JobId,
+        fence: Fence,
+        note: &UploadNote,
+    ) -> Result<bool, LedgerError>;
+
+    /// The upload that the job began last, unless it is doomed.
+    async fn recall_upload(&self, id: &JobId) -> Result<Option<BegunUpload>, LedgerError>;
+
+    /// At most `limit` uploads that nobody will go on with, to be aborted: doomed ones, and those of jobs that
+    /// have ended or are forgotten. They are the caller's for `lease`, and doomed from here on. Forgets, by the
+    /// way, what was completed by jobs that have ended.
+    async fn sweep_uploads(
+        &self,
+        lease: Duration,
+        limit: u32,
+    ) -> Result<Vec<SweptUpload>, LedgerError>;
 
     /// A committed write, to learn whether the ledger is well.
     async fn probe(&self) -> Result<(), LedgerError>;
@@ -228,6 +250,16 @@ impl JobRecord {
             worker: self.worker.clone(),
         }
     }
+}
+
+/// An upload that is to be aborted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the columns say it")]
+pub struct SweptUpload {
+    pub job: JobId,
+    pub bucket: String,
+    pub key: String,
+    pub upload_id: String,
 }
 
 /// Which jobs to list. Absent fields match all.

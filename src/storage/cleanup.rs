@@ -348,6 +348,8 @@ impl CallContext {
             max_reply_bytes: self.max_reply_bytes,
             calls: std::sync::Arc::clone(&self.calls),
             failed: std::sync::Arc::clone(&self.failed),
+            parts: std::sync::Arc::clone(&self.parts),
+            uploads: None,
             lease: self.lease.clone(),
             enqueued_at: self.enqueued_at,
         }

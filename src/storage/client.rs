@@ -80,6 +80,10 @@ pub struct Clients {
     pub(super) attempt_timeout: Duration,
     connect_timeout: Duration,
     pub(super) copy_whole_up_to: u64,
+    /// Whether S3 is given checksums that it does not insist on.
+    pub(super) checksums_supported: bool,
+    /// Whether S3 is reached over TLS.
+    pub(super) over_tls: bool,
     /// Why no call can be made at all.
     pub(super) misconfigured: Option<Failure>,
 }
@@ -196,6 +200,8 @@ impl Clients {
             attempt_timeout: settings.attempt_timeout,
             connect_timeout: settings.connect_timeout,
             copy_whole_up_to: settings.copy_whole_up_to,
+            checksums_supported: checksums != Checksums::WhenRequired,
+            over_tls: endpoint.is_none_or(|url| url.starts_with("https://")),
             misconfigured,
         }
     }

@@ -24,6 +24,7 @@ mod service;
 pub mod source;
 mod tally;
 mod trust;
+mod upload;
 
 use std::{
     fmt,
@@ -44,11 +45,13 @@ use guard::Caller;
 use quirks::Quirks;
 use service::StorageService;
 use source::{SourceRules, Sources};
+pub use upload::{UploadMemory, UploadSettings};
+use upload::{UploadService, Uploads};
 
 use crate::{
     job::{
-        AttemptLog, Failure, FailureClass, Job, JobResult, Lane, Operation, Timestamp,
-        operation::Destination, place::Roots,
+        AttemptLog, Failure, Job, JobResult, Lane, Operation, Timestamp, operation::Destination,
+        place::Roots,
     },
     metrics::Metrics,
     resilience::{CircuitBreaker, Permit, Refused, RetryPolicy},
@@ -66,11 +69,17 @@ pub struct Storage {
     sources: Sources,
     /// Where reads may be written to.
     destinations: Arc<Roots>,
+    uploads: Uploads,
 }
 
 impl Storage {
     /// `chance` gives fresh random numbers from 0 to 1.
-    pub fn new(clients: Clients, metrics: Arc<Metrics>, chance: fn() -> f64) -> Self {
+    pub fn new(
+        clients: Clients,
+        metrics: Arc<Metrics>,
+        chance: fn() -> f64,
+        uploads: UploadSettings,
+    ) -> Self {
         Self {
             clients,
             metrics,
@@ -78,6 +87,7 @@ impl Storage {
             quirks: Quirks::new(),
             sources: Sources::new(SourceRules::nothing()),
             destinations: Arc::new(Roots::new("destinations.file_roots", Vec::new())),
+            uploads: Uploads::new(uploads),
         }
     }
 
@@ -100,10 +110,9 @@ impl Storage {
         match &job.operation {
             Operation::PutObject(put) => StorageService(caller).put_object(put).await,
             Operation::CopyObject(copy) => CopyService(caller).copy_object(copy).await,
-            Operation::UploadFileobj(_) => {
-                let message = "uploads from files and URLs are not supported by this version yet";
-                let failure = Failure::ours(FailureClass::Permanent, "unsupported", message);
-                Err(Stop::Failed(failure))
+            // Boxed, since every job's run is as large as the largest.
+            Operation::UploadFileobj(upload) => {
+                Box::pin(UploadService(caller).upload_fileobj(upload)).await
             }
             Operation::GetObject(get) => match &get.destination {
                 Destination::Reply => StorageService(caller).get_object(get).await,
@@ -167,6 +176,10 @@ pub struct CallContext {
     pub lease: Option<Lease>,
     /// When the job was enqueued, the same in every run.
     pub enqueued_at: Timestamp,
+    /// Raised for every part of an upload that S3 has taken.
+    pub parts: Arc<AtomicU32>,
+    /// What earlier runs of the job began; `None` when nothing is claimed.
+    pub uploads: Option<UploadMemory>,
 }
 
 fn note_failed(log: &Mutex<AttemptLog>, call: &str, took: Duration, failure: &Failure) {

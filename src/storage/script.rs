@@ -28,9 +28,12 @@ use futures_util::{StreamExt, stream};
 use http_body_util::StreamBody;
 use tokio::{sync::Semaphore, time::Instant};
 
-use super::{CallContext, Checksums, Clients, Done, Lease, Stop, Storage, StorageSettings};
+use super::{
+    CallContext, Checksums, Clients, Done, Lease, Stop, Storage, StorageSettings, UploadSettings,
+    source::{SourceRules, Sources},
+};
 use crate::{
-    job::{Carried, Failure, Job, JobId, Operation, Timestamp},
+    job::{Carried, Failure, Job, JobId, Operation, Timestamp, place::Roots},
     metrics::Metrics,
     resilience::{CircuitBreaker, CircuitSettings, RetryPolicy, TokioClock},
 };
@@ -208,6 +211,25 @@ pub(super) fn settings() -> StorageSettings {
     }
 }
 
+/// Parts of 5 MiB from 5 MiB on, four at a time.
+pub(super) fn uploads() -> UploadSettings {
+    const MIB: u64 = 1024 * 1024;
+    UploadSettings {
+        multipart_threshold: 5 * MIB,
+        part_size: 5 * MIB,
+        part_concurrency: 4,
+        memory_budget: 32 * MIB,
+    }
+}
+
+/// Files of tests, and nothing else.
+fn temporary_files() -> Sources {
+    Sources::new(SourceRules {
+        file_roots: Roots::new("sources.file_roots", vec![std::env::temp_dir()]),
+        ..SourceRules::nothing()
+    })
+}
+
 /// What the environment says in tests: a region, keys and a paused clock.
 pub(super) fn shared(credentials: Option<Credentials>) -> SdkConfig {
     let mut builder = SdkConfig::builder()
@@ -250,7 +272,10 @@ impl Stage {
         };
         Self {
             script,
-            storage: Arc::new(Storage::new(clients, Arc::clone(&metrics), || 0.5)),
+            storage: Arc::new(
+                Storage::new(clients, Arc::clone(&metrics), || 0.5, uploads())
+                    .with_places(temporary_files(), Roots::new("none", Vec::new())),
+            ),
             metrics,
             breaker: CircuitBreaker::new(
                 numbers,
@@ -280,6 +305,8 @@ impl Stage {
             failed: Arc::default(),
             lease: None,
             enqueued_at: Timestamp::from_micros(1_774_000_000_500_000),
+            parts: Arc::default(),
+            uploads: None,
         }
     }
 
@@ -356,7 +383,17 @@ pub(super) mod op {
     use super::Operation;
     use crate::job::operation::{
         DeleteObject, DeleteObjects, GetObject, HeadObject, ListObjects, PutObject, PutOptions,
+        SourceRef, UploadFileobj,
     };
+
+    pub(in super::super) fn upload(source: &std::path::Path, options: PutOptions) -> Operation {
+        Operation::UploadFileobj(UploadFileobj {
+            bucket: "b".into(),
+            key: "k".into(),
+            source: SourceRef::File(source.to_owned()),
+            options,
+        })
+    }
 
     pub(in super::super) fn put(options: PutOptions) -> Operation {
         let body = bytes::Bytes::from_static(b"hello");

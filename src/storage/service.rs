@@ -10,7 +10,7 @@ use aws_sdk_s3::{
     config,
     operation::{get_object::GetObjectOutput, head_object::HeadObjectOutput},
     primitives::{ByteStream, DateTime},
-    types::{EncodingType, StorageClass},
+    types::EncodingType,
 };
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
@@ -32,6 +32,26 @@ const PAGE: u32 = 1000;
 /// Calls that move less keep the time-out as it is set: the second a mebibyte would add less than a tenth.
 const SIZE_COUNTS_FROM: u64 = 100 * 1024;
 
+/// Sets a put's options on a request that creates an object; each has its own builder with these words.
+macro_rules! with_options {
+    ($request:expr, $options:expr) => {{
+        let options: &$crate::job::operation::PutOptions = $options;
+        let storage_class = options.storage_class.as_deref();
+        let mut request = $request
+            .set_content_type(options.content_type.clone())
+            .set_cache_control(options.cache_control.clone())
+            .set_storage_class(storage_class.map(aws_sdk_s3::types::StorageClass::from));
+        for (name, value) in &options.metadata {
+            request = request.metadata(name, value);
+        }
+        if !options.tags.is_empty() {
+            request = request.tagging($crate::storage::service::query_string(&options.tags));
+        }
+        request
+    }};
+}
+pub(super) use with_options;
+
 /// Uploads and reads of one job.
 #[derive(Debug)]
 pub(super) struct StorageService<'a>(pub(super) Caller<'a>);
@@ -44,29 +64,42 @@ impl StorageService<'_> {
     pub(super) async fn put_object(&self, put: &PutObject) -> Result<Done, Stop> {
         check_sha256(put).map_err(Stop::Failed)?;
         let name = OperationName::PutObject;
+        let stored = self
+            .0
+            .counted(name, &put.bucket, self.put(name, put))
+            .await?;
+        Ok(JobResult::from(stored).into())
+    }
+
+    /// One guarded PUT of checked bytes, in the name of an operation that counts it.
+    pub(super) async fn put(&self, name: OperationName, put: &PutObject) -> Result<Stored, Stop> {
+        let size = put.body.len() as u64;
+        let placed = Placed {
+            bucket: &put.bucket,
+            key: &put.key,
+            size: Some(size),
+        };
         let work = self.0.guarded(name, |attempt| async move {
             match attempt.request(name, self.put_request(put)).await {
                 Ok(stored) => Ok((stored.e_tag, stored.version_id)),
                 Err(failure) if put.options.if_none_match && failure.code == EXISTS => {
-                    let head = self.own_object(&attempt, put, failure).await?;
+                    let head = self.own_object(&attempt, placed, failure).await?;
                     Ok((head.e_tag, head.version_id))
                 }
                 Err(failure) => Err(failure),
             }
         });
-        let (etag, version_id) = self.0.counted(name, &put.bucket, work).await?;
-        let size = put.body.len() as u64;
+        let (etag, version_id) = work.await?;
         self.0
             .metrics()
             .s3_bytes
             .with_label_values(&["out"])
             .inc_by(size);
-        Ok(JobResult::Stored {
+        Ok(Stored {
             etag,
             version_id,
             size,
-        }
-        .into())
+        })
     }
 
     /// Reads an object's size, `ETag` and metadata; no body. Fails `permanent` for a missing key.
@@ -133,22 +166,10 @@ impl StorageService<'_> {
 
     fn put_request(&self, put: &PutObject) -> impl Future<Output = PutAnswer> + Send + use<> {
         let options = &put.options;
-        let mut request = self
-            .0
-            .client
-            .put_object()
-            .bucket(&put.bucket)
-            .key(&put.key)
-            .body(ByteStream::from(put.body.clone()))
-            .set_content_type(options.content_type.clone())
-            .set_cache_control(options.cache_control.clone())
-            .set_storage_class(options.storage_class.as_deref().map(StorageClass::from));
-        for (name, value) in &options.metadata {
-            request = request.metadata(name, value);
-        }
-        if !options.tags.is_empty() {
-            request = request.tagging(query_string(&options.tags));
-        }
+        let request = self.0.client.put_object();
+        let request = request.bucket(&put.bucket).key(&put.key);
+        let request = request.body(ByteStream::from(put.body.clone()));
+        let mut request = with_options!(request, options);
         if options.if_none_match {
             request = request
                 .if_none_match("*")
@@ -164,13 +185,13 @@ impl StorageService<'_> {
     }
 
     /// Second look after a 412: the object, if this job put it there, else `exists` or a failure to look.
-    async fn own_object(
+    pub(super) async fn own_object(
         &self,
         attempt: &Attempt<'_>,
-        put: &PutObject,
+        placed: Placed<'_>,
         exists: Failure,
     ) -> Result<HeadObjectOutput, Failure> {
-        let found = match self.head(attempt, &put.bucket, &put.key, None).await {
+        let found = match self.head(attempt, placed.bucket, placed.key, None).await {
             Ok(found) => found,
             // Deleted in between: the put may be made again.
             Err(look) if look.code == "NotFound" => {
@@ -190,13 +211,19 @@ impl StorageService<'_> {
             }
             Err(look) => return Err(look),
         };
-        let owner = found
-            .metadata
-            .as_ref()
-            .and_then(|metadata| metadata.get(header::JOB));
-        let is_own = owner.is_some_and(|owner| owner == self.0.job.as_str())
-            && unsigned(found.content_length) == put.body.len() as u64;
-        if is_own { Ok(found) } else { Err(exists) }
+        if self.is_own(&found, placed.size) {
+            Ok(found)
+        } else {
+            Err(exists)
+        }
+    }
+
+    /// Whether an object is of this job, and of that size if one is given.
+    pub(super) fn is_own(&self, found: &HeadObjectOutput, size: Option<u64>) -> bool {
+        let metadata = found.metadata.as_ref();
+        let owner = metadata.and_then(|metadata| metadata.get(header::JOB));
+        owner.is_some_and(|owner| owner == self.0.job.as_str())
+            && size.is_none_or(|size| unsigned(found.content_length) == size)
     }
 
     /// A HEAD, and a GET of one byte when its refusal says too little to be judged.
@@ -334,6 +361,37 @@ impl StorageService<'_> {
     }
 }
 
+/// An object as a put left it. Sizes in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) etag: Option<String>,
+    pub(super) version_id: Option<String>,
+    pub(super) size: u64,
+}
+
+impl From<Stored> for JobResult {
+    fn from(stored: Stored) -> Self {
+        let Stored {
+            etag,
+            version_id,
+            size,
+        } = stored;
+        Self::Stored {
+            etag,
+            version_id,
+            size,
+        }
+    }
+}
+
+/// Where a job puts its object, and how large that must be, if it is known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Placed<'a> {
+    pub(super) bucket: &'a str,
+    pub(super) key: &'a str,
+    pub(super) size: Option<u64>,
+}
+
 /// What a put says of an object that is there already.
 pub(super) const EXISTS: &str = "PreconditionFailed";
 
@@ -342,11 +400,16 @@ type PutAnswer = Result<
     aws_sdk_s3::error::SdkError<aws_sdk_s3::operation::put_object::PutObjectError>,
 >;
 
-fn check_sha256(put: &PutObject) -> Result<(), Failure> {
+/// Fails `job_local` as `checksum_mismatch` when the bytes are not those that the job means.
+pub(super) fn check_sha256(put: &PutObject) -> Result<(), Failure> {
     let Some(wanted) = put.options.sha256 else {
         return Ok(());
     };
-    let got: [u8; 32] = Sha256::digest(&put.body).into();
+    check_digest(Sha256::digest(&put.body).into(), wanted)
+}
+
+/// Fails `job_local` as `checksum_mismatch` unless the two are the same.
+pub(super) fn check_digest(got: [u8; 32], wanted: [u8; 32]) -> Result<(), Failure> {
     if got == wanted {
         return Ok(());
     }

@@ -3,6 +3,7 @@
 //! Services may start in any order: a worker waits for broker and ledger, says so in `/readyz` and in
 //! the log, and does not exit (RESILIENCE.md, event 1).
 
+mod sweeper;
 mod throughput;
 mod wiring;
 
@@ -13,7 +14,9 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::{sync::watch, task::JoinSet};
 
 pub use throughput::Throughput;
-use wiring::{destination_roots, lane_limits, new_breaker, rabbit_settings, sources};
+use wiring::{
+    destination_roots, lane_limits, new_breaker, rabbit_settings, sources, upload_settings,
+};
 pub use wiring::{message_rules, storage_settings};
 
 use crate::{
@@ -101,8 +104,13 @@ impl Worker {
     ) -> anyhow::Result<Self> {
         let owner = new_owner();
         let clients = Clients::build(&storage).await;
-        let storage = Storage::new(clients, Arc::clone(&metrics), fastrand::f64)
-            .with_places(sources(settings), destination_roots(settings));
+        let storage = Storage::new(
+            clients,
+            Arc::clone(&metrics),
+            fastrand::f64,
+            upload_settings(settings),
+        )
+        .with_places(sources(settings), destination_roots(settings));
         let storage = Arc::new(storage);
         let circuits: Vec<_> = lanes
             .iter()
@@ -189,6 +197,14 @@ impl Life {
         };
         let writer = LedgerWriter::start(ledger, settings, Arc::clone(&self.view.metrics));
         let mut lanes = self.start_lanes(&writer);
+        let mut sweeper = JoinSet::new();
+        if self.view.lanes.iter().any(|view| view.lane == Lane::Upload) {
+            sweeper.spawn(sweeper::run(
+                writer.clone(),
+                Arc::clone(&self.storage),
+                stop,
+            ));
+        }
         let mut health = writer.status();
         loop {
             status.send_replace(health.borrow_and_update().clone());
@@ -201,6 +217,7 @@ impl Life {
                 },
             }
         }
+        while sweeper.join_next().await.is_some() {}
         writer.close().await;
     }
 

@@ -14,7 +14,7 @@ use crate::{
     metrics::Metrics,
     resilience::{CircuitBreaker, CircuitSettings, RetryPolicy, TokioClock},
     storage::{
-        COPY_WHOLE_UP_TO, Checksums, StorageSettings,
+        COPY_WHOLE_UP_TO, Checksums, StorageSettings, UploadSettings,
         source::{SourceRules, Sources},
     },
 };
@@ -43,6 +43,21 @@ pub fn storage_settings(settings: &Settings) -> StorageSettings {
         },
         credentials: None,
         copy_whole_up_to: COPY_WHOLE_UP_TO,
+    }
+}
+
+pub(super) fn upload_settings(settings: &Settings) -> UploadSettings {
+    let config::UploadSettings {
+        multipart_threshold,
+        part_size,
+        part_concurrency,
+        memory_budget,
+    } = settings.upload;
+    UploadSettings {
+        multipart_threshold,
+        part_size,
+        part_concurrency,
+        memory_budget,
     }
 }
 

@@ -42,3 +42,4 @@ mod rabbit;
 mod retry;
 mod stage;
 mod tls;
+mod uploads;

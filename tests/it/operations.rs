@@ -13,7 +13,7 @@ async fn ask(stage: &Stage, lane: Lane, id: &str, job: Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_operation_answers_in_the_contracts_shape() {
-    let stage = Stage::new().await;
+    let stage = Stage::new().await.uploading();
     let worker = stage.worker().await;
     stage.until_consuming(&worker).await;
 
@@ -29,6 +29,15 @@ async fn every_operation_answers_in_the_contracts_shape() {
         assert!(report[field].is_string(), "{field}: {report}");
     }
     assert_eq!(stage.s3.object("b", "d/a.bin"), Some(vec![0, 1, 2, 255]));
+
+    let file = stage.file("source", b"from a file");
+    let upload = json!({"version": 1, "operation": "upload_fileobj", "bucket": "b", "key": "u",
+        "source": {"file": file}, "content_type": "x/y"});
+    let report = ask(&stage, Lane::Upload, "upload", upload).await;
+    assert_eq!(report["outcome"], "completed", "{report}");
+    assert_eq!(report["result"]["size"], 11);
+    assert!(report["result"]["etag"].is_string());
+    assert_eq!(stage.s3.object("b", "u"), Some(b"from a file".to_vec()));
 
     let head = json!({"version": 1, "operation": "head_object", "bucket": "b", "key": "d/a.bin"});
     let report = ask(&stage, Lane::Read, "head", head).await;

@@ -247,6 +247,18 @@ impl Stage {
         self.rabbit.peek(&format!("{}.{lane}", self.prefix)).await
     }
 
+    /// Somebody else's way to the same S3.
+    pub(crate) fn client(&self) -> aws_sdk_s3::Client {
+        let config = aws_sdk_s3::Config::builder()
+            .behavior_version_latest()
+            .endpoint_url(self.s3.endpoint())
+            .region(aws_sdk_s3::config::Region::new("us-east-1"))
+            .credentials_provider(self.s3.credentials())
+            .force_path_style(true)
+            .build();
+        aws_sdk_s3::Client::from_conf(config)
+    }
+
     /// Puts objects into bucket `b`; the journal does not have them.
     pub(crate) async fn store(&self, objects: impl Iterator<Item = (String, String)>) {
         self.store_in("b", objects).await;
@@ -258,14 +270,7 @@ impl Stage {
         bucket: &str,
         objects: impl Iterator<Item = (String, String)>,
     ) {
-        let config = aws_sdk_s3::Config::builder()
-            .behavior_version_latest()
-            .endpoint_url(self.s3.endpoint())
-            .region(aws_sdk_s3::config::Region::new("us-east-1"))
-            .credentials_provider(self.s3.credentials())
-            .force_path_style(true)
-            .build();
-        let client = aws_sdk_s3::Client::from_conf(config);
+        let client = self.client();
         for (key, text) in objects {
             let put = client.put_object().bucket(bucket).key(key);
             put.body(text.into_bytes().into()).send().await.unwrap();
@@ -293,6 +298,14 @@ impl Stage {
         let path = self.directory.path().join(name);
         std::fs::write(&path, bytes).unwrap();
         path.to_str().unwrap().to_owned()
+    }
+
+    /// Allows jobs to upload the test's own files, in parts of 5 MiB from 5 MiB on.
+    pub(crate) fn uploading(self) -> Self {
+        let folder = self.folder();
+        self.set("sources.file_roots", &folder)
+            .set("upload.multipart_threshold", "5MiB")
+            .set("upload.part_size", "5MiB")
     }
 
     /// The folder of the test's own files.

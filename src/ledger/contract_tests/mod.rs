@@ -68,6 +68,10 @@ macro_rules! ledger_contract {
             only_old_endings_are_purged
             a_probe_may_be_repeated
             two_workers_never_take_the_same_job
+            an_upload_is_recalled_as_it_was_begun
+            only_the_holder_of_a_job_may_begin_an_upload
+            what_nobody_goes_on_with_is_swept_by_one_at_a_time
+            the_uploads_of_jobs_that_go_on_are_never_swept
         }
     };
     (@each $new:path => $($name:ident)*) => {
@@ -86,8 +90,10 @@ pub(super) use ledger_contract;
 
 mod endings;
 mod lists;
+mod uploads;
 pub(super) use endings::*;
 pub(super) use lists::*;
+pub(super) use uploads::*;
 
 fn id(text: &str) -> JobId {
     JobId::parse(text).unwrap()

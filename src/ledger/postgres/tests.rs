@@ -78,6 +78,8 @@ impl TestDatabase for Database {
             finished_at = finished_at - {micros}"
         );
         self.run(&older).await;
+        let older = format!("update {schema}.uploads set swept_until = swept_until - {micros}");
+        self.run(&older).await;
     }
 
     async fn end(self) {
@@ -111,6 +113,7 @@ async fn every_statement_can_be_prepared() {
         write::PROBE,
         listing::STATS,
     ];
+    let statements = statements.into_iter().chain(uploads::STATEMENTS);
     for sql in statements {
         let prepared = ledger.writer.prepare(sql.into_sql_str()).await;
         assert!(prepared.is_ok(), "{sql}: {:?}", prepared.err());
@@ -168,7 +171,8 @@ async fn a_fleet_may_migrate_at_once() {
     let Some(database) = Database::new().await else {
         return;
     };
-    assert_eq!(pending(&database.url).await.unwrap(), ["0001_jobs"]);
+    let all = ["0001_jobs", "0002_uploads"];
+    assert_eq!(pending(&database.url).await.unwrap(), all);
     let error = PostgresLedger::open(&database.url, owner("a"), LEASE)
         .await
         .unwrap_err();

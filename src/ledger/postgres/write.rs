@@ -30,6 +30,7 @@ macro_rules! now {
         "(extract(epoch from statement_timestamp()) * 1000000)::bigint"
     };
 }
+pub(super) use now;
 
 /// Inserts the jobs that have no row, which is nearly all of them.
 pub(super) const INSERT: &str = concat!(
@@ -313,6 +314,6 @@ fn column<'a, T, V>(rows: &'a [T], value: impl Fn(&'a T) -> V) -> Vec<V> {
     rows.iter().map(value).collect()
 }
 
-fn micros(duration: Duration) -> i64 {
+pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }

@@ -7,6 +7,7 @@
 mod migrate;
 #[cfg(test)]
 mod tests;
+mod uploads;
 mod write;
 
 use std::time::Duration;
@@ -23,12 +24,12 @@ pub use migrate::{migrate, pending};
 
 use super::{
     Claim, ClaimRequest, Committed, Ending, Fence, JobFilter, JobRecord, Ledger, LedgerError,
-    Owner, Page, StatRow,
+    Owner, Page, StatRow, SweptUpload,
     listing::{self, Query, Reader, Value},
     record::{self, record_columns},
     trouble::{self, Trouble},
 };
-use crate::job::JobId;
+use crate::job::{BegunUpload, JobId, UploadNote};
 
 /// How long a statement waits for another process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -178,6 +179,27 @@ impl Ledger for SqliteLedger {
 
     async fn purge(&self, retention: Duration, limit: u32) -> Result<u64, LedgerError> {
         retrying(|| write::purge(self, retention, limit)).await
+    }
+
+    async fn note_upload(
+        &self,
+        id: &JobId,
+        fence: Fence,
+        note: &UploadNote,
+    ) -> Result<bool, LedgerError> {
+        retrying(|| uploads::note(self, id, fence, note)).await
+    }
+
+    async fn recall_upload(&self, id: &JobId) -> Result<Option<BegunUpload>, LedgerError> {
+        retrying(|| uploads::recall(self, id)).await
+    }
+
+    async fn sweep_uploads(
+        &self,
+        lease: Duration,
+        limit: u32,
+    ) -> Result<Vec<SweptUpload>, LedgerError> {
+        retrying(|| uploads::sweep(self, lease, limit)).await
     }
 
     async fn probe(&self) -> Result<(), LedgerError> {

@@ -44,14 +44,14 @@ impl TestDatabase for Database {
 
     async fn pass(&self, time: Duration) {
         let ledger = self.open("clock").await;
-        let older =
-            "update jobs set leased_until = leased_until - $1, finished_at = finished_at - $1";
         let micros = i64::try_from(time.as_micros()).unwrap();
-        sqlx::query(older)
-            .bind(micros)
-            .execute(&ledger.writer)
-            .await
-            .unwrap();
+        for older in [
+            "update jobs set leased_until = leased_until - $1, finished_at = finished_at - $1",
+            "update uploads set swept_until = swept_until - $1",
+        ] {
+            let older = sqlx::query(older).bind(micros);
+            older.execute(&ledger.writer).await.unwrap();
+        }
     }
 
     async fn end(self) {}
@@ -80,6 +80,7 @@ async fn every_statement_can_be_prepared() {
         write::PROBE,
         listing::STATS,
     ];
+    let statements = statements.into_iter().chain(uploads::STATEMENTS);
     for sql in statements {
         let prepared = ledger.writer.prepare(sql.into_sql_str()).await;
         assert!(prepared.is_ok(), "{sql}: {:?}", prepared.err());
@@ -132,7 +133,8 @@ async fn every_list_is_a_range_of_the_index_that_leads_it() {
 #[tokio::test]
 async fn a_fleet_may_migrate_at_once() {
     let database = Database::new();
-    assert_eq!(pending(&database.url).await.unwrap(), ["0001_jobs"]);
+    let all = ["0001_jobs", "0002_uploads"];
+    assert_eq!(pending(&database.url).await.unwrap(), all);
     let migrations = (0..8).map(|_| migrate(&database.url));
     for migrated in join_all(migrations).await {
         migrated.unwrap();

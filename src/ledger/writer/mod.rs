@@ -28,8 +28,11 @@ use self::{
     queue::{Burial, Renewal, Reply},
     task::Task,
 };
-use super::{Claim, ClaimRequest, Committed, Ending, Fence, Ledger, LedgerError};
-use crate::{job::JobId, metrics::Metrics};
+use super::{Claim, ClaimRequest, Committed, Ending, Fence, Ledger, LedgerError, SweptUpload};
+use crate::{
+    job::{BegunUpload, JobId, UploadNote},
+    metrics::Metrics,
+};
 
 /// How a [`LedgerWriter`] writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +80,9 @@ struct Shared {
     requests: mpsc::UnboundedSender<Request>,
     status: watch::Receiver<LedgerStatus>,
     leases: Arc<Leases>,
+    /// For what is so rare that it needs no batch.
+    ledger: Arc<dyn Ledger>,
+    timeout: Duration,
     /// The task, until it is joined. Nothing awaits under the lock.
     task: Mutex<JoinSet<()>>,
 }
@@ -99,8 +105,9 @@ impl LedgerWriter {
         let (requests, inbox) = mpsc::unbounded_channel();
         let (status, seen) = watch::channel(LedgerStatus::Up);
         let leases = Arc::new(Leases::new(settings.lease));
+        let timeout = settings.timeout;
         let task = Task::new(
-            ledger,
+            Arc::clone(&ledger),
             settings,
             metrics,
             Arc::clone(&leases),
@@ -113,6 +120,8 @@ impl LedgerWriter {
             requests,
             status: seen,
             leases,
+            ledger,
+            timeout,
             task: Mutex::new(tasks),
         }))
     }
@@ -157,6 +166,32 @@ impl LedgerWriter {
         }
     }
 
+    /// Notes what became of an upload; `false` when the job is no longer ours to begin one.
+    pub async fn note_upload(
+        &self,
+        id: &JobId,
+        fence: Fence,
+        note: &UploadNote,
+    ) -> Result<bool, LedgerError> {
+        self.at_once(self.0.ledger.note_upload(id, fence, note))
+            .await
+    }
+
+    /// The upload that the job began last, unless it is doomed.
+    pub async fn recall_upload(&self, id: &JobId) -> Result<Option<BegunUpload>, LedgerError> {
+        self.at_once(self.0.ledger.recall_upload(id)).await
+    }
+
+    /// Takes at most `limit` uploads to be aborted, for `lease`: see [`Ledger::sweep_uploads`].
+    pub async fn sweep_uploads(
+        &self,
+        lease: Duration,
+        limit: u32,
+    ) -> Result<Vec<SweptUpload>, LedgerError> {
+        self.at_once(self.0.ledger.sweep_uploads(lease, limit))
+            .await
+    }
+
     /// Renews a claim no longer, because its run was dropped without an ending. Its lease runs out.
     pub fn forget(&self, id: &JobId, fence: Fence) {
         self.0.leases.forget(id, fence);
@@ -180,6 +215,16 @@ impl LedgerWriter {
                 tracing::error!(%error, "the ledger's writer ended: this is a bug, please report it");
             }
         }
+    }
+
+    /// Outside of batches, and within the time that a ledger has to answer.
+    async fn at_once<T>(
+        &self,
+        work: impl Future<Output = Result<T, LedgerError>>,
+    ) -> Result<T, LedgerError> {
+        let limit = self.0.timeout;
+        let late = |_| LedgerError::Down(format!("no answer within {limit:?}"));
+        tokio::time::timeout(limit, work).await.map_err(late)?
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, LedgerError> {

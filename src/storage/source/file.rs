@@ -64,15 +64,25 @@ impl FileReader {
     }
 
     pub(super) async fn read_part(&mut self, max: usize) -> Result<Bytes, Failure> {
+        self.read_part_into(Vec::new(), max).await.map(Bytes::from)
+    }
+
+    /// Into an empty buffer.
+    pub(super) async fn read_part_into(
+        &mut self,
+        buffer: Vec<u8>,
+        max: usize,
+    ) -> Result<Vec<u8>, Failure> {
         let left = usize::try_from(self.size - self.offset).unwrap_or(usize::MAX);
         let want = max.min(left);
         if want == 0 {
-            return Ok(Bytes::new());
+            return Ok(buffer);
         }
         let (file, path, offset) = (Arc::clone(&self.file), self.path.clone(), self.offset);
-        let bytes =
-            blocking(move || read(&file, offset, want).map_err(|error| unreadable(&path, &error)))
-                .await?;
+        let bytes = blocking(move || {
+            read(&file, offset, want, buffer).map_err(|error| unreadable(&path, &error))
+        })
+        .await?;
         self.offset += bytes.len() as u64;
         Ok(bytes)
     }
@@ -108,8 +118,8 @@ fn open(root: &Path, relative: &Path, path: &Path) -> Result<(File, Stat), Failu
     Ok((file, found))
 }
 
-fn read(file: &File, offset: u64, want: usize) -> io::Result<Bytes> {
-    let mut bytes = Vec::with_capacity(want);
+fn read(file: &File, offset: u64, want: usize, mut bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+    bytes.reserve_exact(want);
     while bytes.len() < want {
         let at = offset + bytes.len() as u64;
         match rustix::io::pread(file, spare_capacity(&mut bytes), at) {
@@ -120,7 +130,7 @@ fn read(file: &File, offset: u64, want: usize) -> io::Result<Bytes> {
     }
     // The allocator may give more than was asked for.
     bytes.truncate(want);
-    Ok(Bytes::from(bytes))
+    Ok(bytes)
 }
 
 /// Whether it lies in a file system that is no store of files.

@@ -117,6 +117,22 @@ impl Source {
         }
     }
 
+    /// The same into `buffer`, whose memory is used again; what it held is gone.
+    pub async fn read_part_into(
+        &mut self,
+        mut buffer: Vec<u8>,
+        max: usize,
+    ) -> Result<Vec<u8>, Failure> {
+        buffer.clear();
+        match &mut self.reader {
+            Reader::File(file) => file.read_part_into(buffer, max).await,
+            Reader::Url(url) => {
+                buffer.extend_from_slice(&url.read_part(max).await?);
+                Ok(buffer)
+            }
+        }
+    }
+
     /// Goes to `offset`, in bytes from the start, forwards or backwards. A URL is asked for the rest, on
     /// condition that it is unchanged, or else read and dropped.
     ///

@@ -10,8 +10,8 @@ use tokio::sync::Semaphore;
 
 use super::super::*;
 use crate::{
-    job::State,
-    ledger::{JobFilter, JobRecord, Page, StatRow, Taken},
+    job::{BegunUpload, State, UploadNote},
+    ledger::{JobFilter, JobRecord, Page, StatRow, SweptUpload, Taken},
 };
 
 /// Keeps nothing but a log of what it was asked for.
@@ -140,6 +140,18 @@ impl Ledger for Scripted {
         let full = faults.old > 0;
         faults.old = faults.old.saturating_sub(1);
         Ok(if full { u64::from(limit) } else { 0 })
+    }
+
+    async fn note_upload(&self, id: &JobId, _: Fence, _: &UploadNote) -> Result<bool, LedgerError> {
+        self.call("upload", vec![id]).await.map(|()| true)
+    }
+
+    async fn recall_upload(&self, id: &JobId) -> Result<Option<BegunUpload>, LedgerError> {
+        self.call("recall", vec![id]).await.map(|()| None)
+    }
+
+    async fn sweep_uploads(&self, _: Duration, _: u32) -> Result<Vec<SweptUpload>, LedgerError> {
+        Ok(Vec::new())
     }
 
     async fn probe(&self) -> Result<(), LedgerError> {

@@ -1,0 +1,100 @@
+//! Uploads that nobody will go on with: aborted, or left to the sweeper, and never forgotten before S3 has
+//! let go of them.
+//!
+//! Only uploads that are on record are touched: what else is under way in a bucket is somebody's.
+
+use aws_sdk_s3::error::ProvideErrorMetadata;
+use tokio::time::Instant;
+
+use super::{UploadService, transfer::GONE};
+use crate::{
+    job::{BegunUpload, CallName, Failure, Lane, UploadNote},
+    metrics::OperationResult,
+    storage::{Stop, Storage, error},
+};
+
+impl UploadService<'_> {
+    /// The job has failed for good: nobody will go on with what it began.
+    pub(super) async fn give_up(&self) -> Result<(), Stop> {
+        match self.recall().await? {
+            Some(begun) => self.abandon(&begun).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Aborts an upload if that can be done now; else the sweeper will.
+    pub(super) async fn abandon(&self, begun: &BegunUpload) -> Result<(), Stop> {
+        self.note(UploadNote::Doomed(begun.upload_id.clone()))
+            .await?;
+        let name = CallName::AbortMultipartUpload;
+        let work = self.0.guarded(name, |attempt| {
+            let request = self.abort_request(begun);
+            async move {
+                match attempt.request(name, request).await {
+                    Err(failure) if failure.code != GONE => Err(failure),
+                    Ok(_) | Err(_) => Ok(()),
+                }
+            }
+        });
+        match self.0.counted(name, &begun.bucket, work).await {
+            Ok(()) => self.forget(begun).await,
+            Err(Stop::Failed(_) | Stop::Refused(_)) => Ok(()),
+            Err(stop) => Err(stop),
+        }
+    }
+}
+
+impl Storage {
+    /// Aborts an upload of a job that has ended, and looks whether it is gone: a part that was on its way may
+    /// arrive late, and counts as a failure then, to be tried again. One call each, outside of circuits, over
+    /// the client of cleanup.
+    pub async fn abort_upload(
+        &self,
+        (bucket, key): (&str, &str),
+        upload_id: &str,
+    ) -> Result<(), Failure> {
+        if let Some(failure) = &self.clients.misconfigured {
+            return Err(failure.clone());
+        }
+        let client = self.clients.of(Lane::Cleanup);
+        let abort = client.abort_multipart_upload();
+        let abort = abort.bucket(bucket).key(key).upload_id(upload_id);
+        let aborted = self
+            .swept(bucket, CallName::AbortMultipartUpload, abort.send())
+            .await;
+        match aborted {
+            Err(failure) if failure.code != GONE => return Err(failure),
+            Ok(_) | Err(_) => {}
+        }
+        let list = client.list_parts().max_parts(1);
+        let list = list.bucket(bucket).key(key).upload_id(upload_id);
+        match self.swept(bucket, CallName::ListParts, list.send()).await {
+            Ok(left) if !left.parts().is_empty() => Err(super::transfer::unreadable(
+                "end: parts arrived after the abort",
+            )),
+            // Gone, or S3 does not let us look.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn swept<T, E>(
+        &self,
+        bucket: &str,
+        name: CallName,
+        send: impl Future<Output = Result<T, aws_sdk_s3::error::SdkError<E>>>,
+    ) -> Result<T, Failure>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let began = Instant::now();
+        let end = send.await.map_err(error::failure);
+        let (class, result) = match &end {
+            Ok(_) => (None, OperationResult::Success),
+            Err(failure) => (Some(failure.class), OperationResult::Error),
+        };
+        self.metrics.s3_attempt(name, class, began.elapsed());
+        self.metrics
+            .s3_operation(name, bucket, result, began.elapsed());
+        end
+    }
+}

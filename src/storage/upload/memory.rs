@@ -1,0 +1,56 @@
+//! What outlives a run: which upload a job has begun. Asked and told through closures, so that nothing
+//! here knows the ledger.
+
+use std::fmt;
+
+use futures_util::future::BoxFuture;
+
+use crate::{
+    job::{BegunUpload, UploadNote},
+    storage::Stop,
+};
+
+/// The uploads of one claimed job, as the ledger remembers them.
+pub struct UploadMemory {
+    recall: Box<Recall>,
+    note: Box<Note>,
+}
+
+type Recall = dyn Fn() -> BoxFuture<'static, Result<Option<BegunUpload>, String>> + Send + Sync;
+type Note = dyn Fn(UploadNote) -> BoxFuture<'static, Result<bool, String>> + Send + Sync;
+
+impl UploadMemory {
+    /// `recall` answers with the upload that the job began last and that is not doomed, completed ones
+    /// included; `note` writes something down, and answers false when it can't because the job is no longer
+    /// ours. Both fail with a reason for people when the ledger is down.
+    pub fn new(
+        recall: impl Fn() -> BoxFuture<'static, Result<Option<BegunUpload>, String>>
+        + Send
+        + Sync
+        + 'static,
+        note: impl Fn(UploadNote) -> BoxFuture<'static, Result<bool, String>> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            recall: Box::new(recall),
+            note: Box::new(note),
+        }
+    }
+
+    pub(super) async fn recall(&self) -> Result<Option<BegunUpload>, Stop> {
+        (self.recall)().await.map_err(Stop::LedgerDown)
+    }
+
+    pub(super) async fn note(&self, note: UploadNote) -> Result<(), Stop> {
+        match (self.note)(note).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Stop::LeaseLost),
+            Err(why) => Err(Stop::LedgerDown(why)),
+        }
+    }
+}
+
+impl fmt::Debug for UploadMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UploadMemory")
+    }
+}

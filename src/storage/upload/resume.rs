@@ -1,0 +1,140 @@
+//! Going on with what an earlier run began: S3's own list says which parts it has.
+//!
+//! Only an upload of the same bytes, cut the same way, is gone on with; any other is aborted. A part that is
+//! not as long as the plan says is sent again (`Parts::skip`).
+
+use std::collections::BTreeMap;
+
+use super::{UploadService, parts::Sent, plan::Plan, requests::from_base64, transfer::GONE};
+use crate::{
+    job::{
+        BegunUpload, CallName, FailureClass, OperationName, UploadNote, operation::UploadFileobj,
+    },
+    storage::{
+        Stop,
+        service::{Placed, StorageService, Stored, unsigned},
+    },
+};
+
+impl UploadService<'_> {
+    /// The upload that an earlier run of this job began, if there is one.
+    pub(super) async fn recall(&self) -> Result<Option<BegunUpload>, Stop> {
+        match &self.0.context.uploads {
+            Some(memory) => memory.recall().await,
+            None => Ok(None),
+        }
+    }
+
+    pub(super) async fn note(&self, note: UploadNote) -> Result<(), Stop> {
+        match &self.0.context.uploads {
+            Some(memory) => memory.note(note).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Gives back the upload to go on with; one of other bytes, of another cut or of another place is aborted.
+    /// Without a `plan` none is gone on with.
+    pub(super) async fn take_up(
+        &self,
+        upload: &UploadFileobj,
+        plan: Option<Plan>,
+        identity: Option<&str>,
+        begun: Option<BegunUpload>,
+    ) -> Result<Option<BegunUpload>, Stop> {
+        let Some(begun) = begun else {
+            return Ok(None);
+        };
+        let is_same = plan.is_some_and(|plan| plan.is_of(&begun))
+            && identity.is_some()
+            && begun.source.as_deref() == identity
+            && (&begun.bucket, &begun.key) == (&upload.bucket, &upload.key);
+        if is_same {
+            return Ok(Some(begun));
+        }
+        tracing::info!(job = %self.0.job, "the source or the part size has changed: the upload begins anew");
+        self.abandon(&begun).await?;
+        Ok(None)
+    }
+
+    /// The parts that S3 has, by number, from all pages; `None` when it has no such upload any more.
+    pub(super) async fn finished_parts(
+        &self,
+        begun: &BegunUpload,
+    ) -> Result<Option<BTreeMap<u32, Sent>>, Stop> {
+        let name = CallName::ListParts;
+        match self
+            .0
+            .counted(name, &begun.bucket, self.list_parts(begun))
+            .await
+        {
+            Ok(parts) => Ok(Some(parts)),
+            Err(Stop::Failed(failure)) if failure.code == GONE => Ok(None),
+            Err(stop) => Err(stop),
+        }
+    }
+
+    async fn list_parts(&self, begun: &BegunUpload) -> Result<BTreeMap<u32, Sent>, Stop> {
+        let name = CallName::ListParts;
+        let mut found = BTreeMap::new();
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.0.guarded(name, |attempt| {
+                let request = self.list_request(begun, after.clone());
+                async move { attempt.request(name, request).await }
+            });
+            let page = page.await?;
+            for part in page.parts.unwrap_or_default() {
+                let number = part
+                    .part_number
+                    .and_then(|number| u32::try_from(number).ok());
+                if let (Some(number), Some(etag)) = (number, part.e_tag) {
+                    let crc32 = part.checksum_crc32.as_deref().and_then(from_base64);
+                    let size = unsigned(part.size);
+                    found.insert(number, Sent { etag, size, crc32 });
+                }
+            }
+            let next = page.next_part_number_marker;
+            if !page.is_truncated.unwrap_or(false) || next.is_none() || next == after {
+                return Ok(found);
+            }
+            after = next;
+        }
+    }
+
+    /// The object, if an earlier run completed the upload and could not say so.
+    pub(super) async fn completed_before(
+        &self,
+        upload: &UploadFileobj,
+        begun: &BegunUpload,
+    ) -> Result<Option<Stored>, Stop> {
+        let service = &StorageService(self.0);
+        let placed = Placed {
+            bucket: &upload.bucket,
+            key: &upload.key,
+            size: begun.size,
+        };
+        let look = self
+            .0
+            .guarded(OperationName::HeadObject, |attempt| async move {
+                service
+                    .head(&attempt, placed.bucket, placed.key, None)
+                    .await
+            });
+        match look.await {
+            Ok(found) if service.is_own(&found, begun.size) => Ok(Some(Stored {
+                size: unsigned(found.content_length),
+                etag: found.e_tag,
+                version_id: found.version_id,
+            })),
+            Ok(_) => Ok(None),
+            // There is none, or it may not be looked at.
+            Err(Stop::Failed(failure)) if failure.class == FailureClass::Permanent => Ok(None),
+            Err(stop) => Err(stop),
+        }
+    }
+
+    /// S3 has no such upload any more.
+    pub(super) async fn forget(&self, begun: &BegunUpload) -> Result<(), Stop> {
+        self.note(UploadNote::Gone(begun.upload_id.clone())).await
+    }
+}

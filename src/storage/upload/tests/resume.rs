@@ -1,0 +1,128 @@
+//! The run after one that was stopped.
+
+use super::*;
+
+/// Runs once and stops after the beginning, as a worker does that is killed.
+async fn begun(file: &File) -> Memory {
+    let stage = Stage::new([created(), Answer::error(400, "ExpiredToken")]);
+    let memory = Memory::default();
+    let end = run_with(&stage, file.upload(), &memory).await;
+    let expected = Some((FailureClass::Credentials, "ExpiredToken"));
+    assert_eq!(code_of(&end), expected, "{end:?}");
+    Memory::of(memory.begun())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_run_sends_only_what_s3_does_not_list_and_what_is_not_as_long_as_planned() {
+    let file = File::new(5 * PART);
+    let memory = begun(&file).await;
+    let stage = Stage::new([
+        listed(&[(1, PART), (2, PART - 1)], Some(2)),
+        listed(&[(4, PART), (9, PART)], None),
+        part("\"p2\""),
+        part("\"p3\""),
+        part("\"p5\""),
+        completed(),
+        object(5 * PART),
+    ]);
+    let end = run_with(&stage, file.upload(), &memory).await;
+    assert_eq!(size_of(&end), Some(5 * PART), "{end:?}");
+    assert_eq!(
+        asked(&stage),
+        [
+            "list", "list", "part 2", "part 3", "part 5", "complete", "head"
+        ]
+    );
+    let seen = stage.seen();
+    let bytes = |part: u64| &file.bytes[((part - 1) * PART) as usize..(part * PART) as usize];
+    for (request, number) in [(2, 2), (3, 3), (4, 5)] {
+        assert!(
+            seen[request].body.as_bytes() == bytes(number),
+            "part {number}"
+        );
+    }
+    let completion = &seen[5].body;
+    for etag in ["old-1", "p2", "p3", "old-4", "p5"] {
+        assert!(completion.contains(etag), "{completion}");
+    }
+    assert!(!completion.contains("old-2") && !completion.contains("old-9"));
+    assert_eq!(memory.notes(), ["completed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sha256_is_checked_over_parts_that_are_not_sent_again() {
+    let file = File::new(3 * PART);
+    let wrong = PutOptions {
+        sha256: Some([7; 32]),
+        ..PutOptions::default()
+    };
+    let right = PutOptions {
+        sha256: Some(Sha256::digest(&file.bytes).into()),
+        ..PutOptions::default()
+    };
+    for (options, expected) in [(right, None), (wrong, Some("checksum_mismatch"))] {
+        let memory = begun(&file).await;
+        let stage = Stage::new([
+            listed(&[(1, PART), (3, PART)], None),
+            part("\"p2\""),
+            completed(),
+            object(3 * PART),
+        ]);
+        let end = run_with(&stage, file.upload_with(options), &memory).await;
+        assert_eq!(code_of(&end).map(|(_, code)| code), expected, "{end:?}");
+        assert_eq!(asked(&stage)[..2], ["list", "part 2"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_has_changed_between_runs_is_begun_anew_and_the_old_upload_is_aborted() {
+    let file = File::new(2 * PART);
+    let memory = begun(&file).await;
+    let later = std::time::SystemTime::now() + Duration::from_secs(5);
+    let handle = fs::File::options().write(true).open(&file.path).unwrap();
+    handle.set_modified(later).unwrap();
+    let stage = Stage::new([
+        aborted(),
+        created(),
+        part("\"p1\""),
+        part("\"p2\""),
+        completed(),
+        object(2 * PART),
+    ]);
+    let end = run_with(&stage, file.upload(), &memory).await;
+    assert_eq!(size_of(&end), Some(2 * PART), "{end:?}");
+    assert_eq!(
+        asked(&stage),
+        ["abort", "create", "part 1", "part 2", "complete", "head"]
+    );
+    assert_eq!(memory.notes(), ["doomed", "gone", "begun", "completed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_is_gone_was_completed_if_the_object_is_ours_and_is_begun_anew_otherwise() {
+    let file = File::new(PART);
+    let gone = || Answer::error(404, "NoSuchUpload");
+    let memory = begun(&file).await;
+    let stage = Stage::new([gone(), object(PART)]);
+    let end = run_with(&stage, file.upload(), &memory).await;
+    assert_eq!(size_of(&end), Some(PART), "{end:?}");
+    assert_eq!(asked(&stage), ["list", "head"]);
+
+    let memory = begun(&file).await;
+    let missing = Answer::status(404);
+    let stage = Stage::new([
+        gone(),
+        missing,
+        created(),
+        part("\"p1\""),
+        completed(),
+        object(PART),
+    ]);
+    let end = run_with(&stage, file.upload(), &memory).await;
+    assert_eq!(size_of(&end), Some(PART), "{end:?}");
+    assert_eq!(
+        asked(&stage),
+        ["list", "head", "create", "part 1", "complete", "head"]
+    );
+    assert_eq!(memory.notes(), ["gone", "begun", "completed"]);
+}
