@@ -2,8 +2,8 @@
 //!
 //! A HEAD of the source comes first: its size decides how, and how long a call may take (RESILIENCE.md, event
 //! 18), and its `ETag` is a condition of every call after it, so that a source that changes meanwhile fails plainly
-//! instead of giving half of each. A copy in parts starts anew in every run, and aborts what it began when it
-//! fails. What a killed run began is not known here.
+//! instead of giving half of each. A copy in parts starts anew in every run, and is on record
+//! like an upload, so that what a killed run began is aborted as well.
 
 use std::ops::RangeInclusive;
 
@@ -18,10 +18,11 @@ use super::{
     Done, Stop,
     guard::{Attempt, Caller},
     service::{EXISTS, StorageService, escaped, query_string, unsigned},
+    upload::UploadService,
 };
 use crate::job::{
-    CallName, Failure, FailureClass, JobResult, OperationName, message::header,
-    operation::CopyObject,
+    BegunUpload, CallName, Failure, FailureClass, JobResult, OperationName, UploadNote,
+    message::header, operation::CopyObject,
 };
 
 const MIB: u64 = 1 << 20;
@@ -121,11 +122,30 @@ impl CopyService<'_> {
         work.await
     }
 
+    /// Begins anew after a crash: parts of a copy cost little, so no earlier upload is gone on with, only aborted.
     async fn in_parts(&self, copy: &CopyObject, found: &Found) -> Result<Copied, Stop> {
-        let upload_id = self.create(copy, found).await?;
-        let end = self.fill(copy, found, &upload_id).await;
-        if end.is_err() {
-            self.abort(copy, &upload_id).await;
+        let uploads = UploadService(self.0);
+        if let Some(earlier) = uploads.recall().await? {
+            uploads.abandon(&earlier).await?;
+        }
+        let part_size = self.0.storage.clients.copy_whole_up_to;
+        let begun = BegunUpload {
+            bucket: copy.bucket.clone(),
+            key: copy.key.clone(),
+            upload_id: self.create(copy, found).await?,
+            source: None,
+            size: Some(found.size),
+            part_size,
+            largest_part: part_size,
+        };
+        uploads.note(UploadNote::Begun(begun.clone())).await?;
+        let end = self.fill(copy, found, &begun.upload_id).await;
+        let noted = match &end {
+            Ok(_) => uploads.note(UploadNote::Completed(begun.upload_id)).await,
+            Err(_) => uploads.abandon(&begun).await,
+        };
+        if let (Ok(_), Err(stop)) = (&end, noted) {
+            return Err(stop);
         }
         end
     }
@@ -278,24 +298,6 @@ impl CopyService<'_> {
             Ok((head.e_tag, head.version_id))
         } else {
             Err(gone)
-        }
-    }
-
-    /// Best effort: the copy's own failure is what the job hears.
-    async fn abort(&self, copy: &CopyObject, upload_id: &str) {
-        let name = CallName::AbortMultipartUpload;
-        let abort = self.0.client.abort_multipart_upload();
-        let abort = abort
-            .bucket(&copy.bucket)
-            .key(&copy.key)
-            .upload_id(upload_id);
-        let work = self.0.guarded(name, |attempt| {
-            let abort = abort.clone();
-            async move { attempt.request(name, abort.send()).await }
-        });
-        if let Err(stop) = self.0.counted(name, &copy.bucket, work).await {
-            let (bucket, key) = (&copy.bucket, &copy.key);
-            tracing::warn!(job = %self.0.job, bucket, key, upload_id, ?stop, "an upload begun for a copy is not aborted: a lifecycle rule will have to");
         }
     }
 

@@ -72,8 +72,9 @@ impl CleanupService<'_> {
             }
         }
         if refused > 0 {
-            let (bucket, prefix) = (&delete.bucket, &delete.prefix);
-            tracing::warn!(job = %self.0.job, bucket, prefix, refused, deleted = tally.deleted, "S3 refuses to delete some of the keys");
+            let operation = OperationName::DeletePrefix.as_str();
+            let bucket = &delete.bucket;
+            tracing::warn!(job = %self.0.job, lane = "cleanup", operation, bucket, refused, deleted = tally.deleted, "S3 refuses to delete some of the keys");
         }
         match tally.conclude().map_err(Stop::Failed)? {
             JobResult::DeletedMany { deleted, failed } if failed.is_empty() => {

@@ -66,7 +66,7 @@ async fn abort(ledger: &LedgerWriter, storage: &Storage, upload: SweptUpload) {
     } = upload;
     match storage.abort_upload((&bucket, &key), &upload_id).await {
         Ok(()) => {
-            tracing::info!(%job, bucket, key, "an upload that nobody goes on with is aborted");
+            tracing::info!(%job, lane = "upload", bucket, "an upload that nobody goes on with is aborted");
             // A note that is not of a beginning needs no fence.
             let gone = UploadNote::Gone(upload_id);
             if let Err(error) = ledger.note_upload(&job, Fence(0), &gone).await {
@@ -74,7 +74,7 @@ async fn abort(ledger: &LedgerWriter, storage: &Storage, upload: SweptUpload) {
             }
         }
         Err(failure) => {
-            tracing::warn!(%job, bucket, key, %failure, "an upload can't be aborted now, and is tried again");
+            tracing::warn!(%job, lane = "upload", bucket, %failure, "an upload can't be aborted now, and is tried again");
         }
     }
 }

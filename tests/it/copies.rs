@@ -1,9 +1,12 @@
 //! `copy_object` against a real S3 server, in one call and in parts; and the conditional put that meets its own
 //! object after a crash.
 
+use std::time::Duration;
+
 use bucket_brigade::{
     dev::s3_server::{Fault, Rule, S3Operation},
     job::{Lane, Message, State},
+    storage::StorageSettings,
 };
 use serde_json::{Value, json};
 
@@ -105,6 +108,39 @@ async fn a_copy_in_parts_that_fails_leaves_no_upload_behind() {
     assert_eq!(stage.s3.object("b", "copy"), None);
     let journal = stage.s3.journal();
     assert_eq!(journal.count(S3Operation::AbortMultipartUpload), 1);
+    assert_eq!(stage.s3.uploads_of("b"), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_in_parts_that_was_cut_off_begins_anew_and_leaves_no_upload_behind() {
+    let mut stage = with_source().await;
+    let text = "x".repeat(12 * MIB);
+    stage
+        .store_in("source", [("big".to_owned(), text.clone())].into_iter())
+        .await;
+    let small_parts = |storage: &mut StorageSettings| storage.copy_whole_up_to = 5 * MIB as u64;
+    let hang = Rule::new(Fault::Hang).operation(S3Operation::UploadPartCopy);
+    stage.s3.faults().add(hang);
+    let worker = stage.worker_with(small_parts).await;
+    stage.until_consuming(&worker).await;
+    stage
+        .publish(Lane::Upload, copy("c", "source", "big"))
+        .await;
+    stage::eventually("the parts are under way", async || {
+        let parts = stage.s3.journal().count(S3Operation::UploadPartCopy);
+        (parts > 0).then_some(())
+    })
+    .await;
+    worker.drain(Duration::ZERO).await;
+    assert_eq!(stage.s3.uploads_of("b"), ["copy"], "nobody could abort it");
+    stage.s3.faults().clear();
+
+    let worker = stage.worker_with(small_parts).await;
+    stage.until("c", State::Completed).await;
+    worker.drain(stage::PATIENCE).await;
+    assert_eq!(stage.s3.uploads_of("b"), Vec::<String>::new());
+    assert!(stage.s3.object("b", "copy") == Some(text.into_bytes()));
+    stage.assert_all_completed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -138,7 +138,7 @@ impl Rabbit {
             };
             channel.basic_nack(0, all).await.unwrap();
         }
-        connection.close(200, "done".into()).await.unwrap();
+        goodbye(connection).await;
         found
     }
 
@@ -156,7 +156,7 @@ impl Rabbit {
         let counts = declared.map_or((0, 0), |queue| {
             (queue.message_count(), queue.consumer_count())
         });
-        connection.close(200, "done".into()).await.unwrap();
+        goodbye(connection).await;
         counts
     }
 
@@ -178,7 +178,7 @@ impl Rabbit {
             confirm.await.unwrap();
             delivery.acker.ack(Default::default()).await.unwrap();
         }
-        connection.close(200, "done".into()).await.unwrap();
+        goodbye(connection).await;
     }
 
     /// Deletes a queue under its consumers.
@@ -189,7 +189,7 @@ impl Rabbit {
             .queue_delete(queue.into(), QueueDeleteOptions::default())
             .await
             .unwrap();
-        connection.close(200, "done".into()).await.unwrap();
+        goodbye(connection).await;
     }
 
     /// Publishes a message that its queue dead-letters at once, as the producer asked.
@@ -204,7 +204,7 @@ impl Rabbit {
             .basic_publish("".into(), queue.into(), options, b"{}", properties)
             .await
             .unwrap();
-        connection.close(200, "done".into()).await.unwrap();
+        goodbye(connection).await;
     }
 
     /// Declares a durable classic queue without arguments.
@@ -219,7 +219,7 @@ impl Rabbit {
             .queue_declare(queue.into(), durable, FieldTable::default())
             .await
             .unwrap();
-        connection.close(200, "done".into()).await.unwrap();
+        goodbye(connection).await;
     }
 }
 
@@ -254,4 +254,10 @@ fn message_of(delivery: &lapin::message::Delivery) -> Message {
         message.headers.insert(name.to_string(), value);
     }
     message
+}
+
+/// Bounded: beside a channel error the answer to a close may stay away.
+async fn goodbye(connection: Connection) {
+    let closing = connection.close(200, "done".into());
+    drop(tokio::time::timeout(std::time::Duration::from_secs(5), closing).await);
 }

@@ -61,7 +61,7 @@ pub async fn remove(url: &SecretString, prefix: &str) -> Result<(), TopologyErro
         .await
         .map_err(TopologyError)?;
     let removed = async {
-        let channel = connection.create_channel().await?;
+        let channel = open_channel(&connection).await?;
         for object in table(&Names::new(prefix), &Lane::ALL).iter().rev() {
             let name = object.name.as_str().into();
             match object.kind {
@@ -71,11 +71,11 @@ pub async fn remove(url: &SecretString, prefix: &str) -> Result<(), TopologyErro
                 }
             }
         }
-        connection.close(200, "done".into()).await
+        Ok(())
     };
-    removed
-        .await
-        .map_err(|error| TopologyError(endpoint.sentence(&error)))
+    let removed = removed.await;
+    say_goodbye(&connection).await;
+    removed.map_err(|error: Error| TopologyError(endpoint.sentence(&error)))
 }
 
 /// Everything for all lanes in virtual host `/`, as RabbitMQ's definitions file has it.
@@ -363,12 +363,10 @@ pub(super) async fn walk(
     walk: Walk,
 ) -> Result<Vec<(Object, Difference)>, Error> {
     let mut found = Vec::new();
-    let mut channel = connection.create_channel().await?;
+    let mut channel = open_channel(connection).await?;
     for object in table {
         let visit = tokio::time::timeout(STEP_TIMEOUT, object.visit(&channel, walk));
-        let visited = visit
-            .await
-            .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
+        let visited = visit.await.unwrap_or_else(|_| Err(timed_out()));
         if let Err(error) = visited {
             let problem = Finding::of(&error).ok_or(error)?.sentence(walk);
             let difference = Difference {
@@ -376,10 +374,30 @@ pub(super) async fn walk(
                 problem,
             };
             found.push((object.clone(), difference));
-            channel = connection.create_channel().await?;
+            channel = open_channel(connection).await?;
         }
     }
     Ok(found)
+}
+
+/// Opening and closing are bounded like a declaration: beside a channel error an answer may stay away for ever.
+async fn open_channel(connection: &Connection) -> Result<Channel, Error> {
+    let opening = tokio::time::timeout(STEP_TIMEOUT, connection.create_channel());
+    opening.await.unwrap_or_else(|_| Err(timed_out()))
+}
+
+async fn say_goodbye(connection: &Connection) {
+    let closing = connection.close(200, "done".into());
+    if !matches!(
+        tokio::time::timeout(STEP_TIMEOUT, closing).await,
+        Ok(Ok(()))
+    ) {
+        tracing::debug!("the broker was not told goodbye");
+    }
+}
+
+fn timed_out() -> Error {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }
 
 async fn on_own_connection(
@@ -396,9 +414,7 @@ async fn on_own_connection(
     let found = walk(&connection, &table(&Names::new(prefix), &Lane::ALL), how)
         .await
         .map_err(|error| TopologyError(endpoint.sentence(&error)))?;
-    if let Err(error) = connection.close(200, "done".into()).await {
-        tracing::debug!(%error, "the broker was not told goodbye");
-    }
+    say_goodbye(&connection).await;
     Ok(found
         .into_iter()
         .map(|(_, difference)| difference)

@@ -23,7 +23,7 @@ impl UploadService<'_> {
     }
 
     /// Aborts an upload if that can be done now; else the sweeper will.
-    pub(super) async fn abandon(&self, begun: &BegunUpload) -> Result<(), Stop> {
+    pub(in crate::storage) async fn abandon(&self, begun: &BegunUpload) -> Result<(), Stop> {
         self.note(UploadNote::Doomed(begun.upload_id.clone()))
             .await?;
         let name = CallName::AbortMultipartUpload;

@@ -18,14 +18,14 @@ use crate::{
 
 impl UploadService<'_> {
     /// The upload that an earlier run of this job began, if there is one.
-    pub(super) async fn recall(&self) -> Result<Option<BegunUpload>, Stop> {
+    pub(in crate::storage) async fn recall(&self) -> Result<Option<BegunUpload>, Stop> {
         match &self.0.context.uploads {
             Some(memory) => memory.recall().await,
             None => Ok(None),
         }
     }
 
-    pub(super) async fn note(&self, note: UploadNote) -> Result<(), Stop> {
+    pub(in crate::storage) async fn note(&self, note: UploadNote) -> Result<(), Stop> {
         match &self.0.context.uploads {
             Some(memory) => memory.note(note).await,
             None => Ok(()),
@@ -51,7 +51,8 @@ impl UploadService<'_> {
         if is_same {
             return Ok(Some(begun));
         }
-        tracing::info!(job = %self.0.job, "the source or the part size has changed: the upload begins anew");
+        let operation = OperationName::UploadFileobj.as_str();
+        tracing::info!(job = %self.0.job, lane = "upload", operation, bucket = upload.bucket, "the source or the part size has changed: the upload begins anew");
         self.abandon(&begun).await?;
         Ok(None)
     }
