@@ -121,7 +121,7 @@ impl StorageService<'_> {
                 Step::Cut(failure) => {
                     let labels = [name.as_str(), failure.class.as_str()];
                     self.0.metrics().s3_retries.with_label_values(&labels).inc();
-                    tracing::debug!(job = %self.0.job, %failure, "a download is cut and goes on");
+                    tracing::debug!(job = %self.0.job, lane = "read", operation = name.as_str(), bucket = get.bucket, %failure, "a download is cut and goes on");
                 }
             }
         }

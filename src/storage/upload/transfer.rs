@@ -188,7 +188,8 @@ impl UploadService<'_> {
             .await
         {
             // The object is there, and says whose it is.
-            tracing::debug!(job = %self.0.job, ?why, "a completed upload is not noted");
+            let operation = OperationName::UploadFileobj.as_str();
+            tracing::debug!(job = %self.0.job, lane = "upload", operation, bucket = upload.bucket, ?why, "a completed upload is not noted");
         }
         self.verify(placed, etag.as_deref()).await?;
         Ok(Stored {
@@ -211,7 +212,8 @@ impl UploadService<'_> {
         let found = match look.await {
             Ok(found) => found,
             Err(Stop::Failed(failure)) if failure.class == FailureClass::Permanent => {
-                tracing::debug!(job = %self.0.job, %failure, "the object can't be looked at");
+                let operation = OperationName::UploadFileobj.as_str();
+                tracing::debug!(job = %self.0.job, lane = "upload", operation, bucket = placed.bucket, %failure, "the object can't be looked at");
                 return Ok(());
             }
             Err(stop) => return Err(stop),
