@@ -41,7 +41,7 @@ drill: ## break what breaks in the field, and account for every job: RABBITMQ=4.
 	  RABBITMQ_ROOT=$$(scripts/rabbitmq-chroot "$(RABBITMQ)")
 	  export RABBITMQ_ROOT
 	fi
-	scripts/rabbitmq run -- cargo test --locked --test drill -- $(ARGS)
+	scripts/postgres run -- scripts/rabbitmq run -- cargo test --locked --test drill -- $(ARGS)
 
 .PHONY: bench-upload
 bench-upload: ## large uploads beside boto3 and a bare SDK loop, and through kill -9: ARGS='--size 10240 --python VENV/bin/python'

@@ -131,21 +131,22 @@ async fn worker_kill(mut scene: Scene) -> Shown {
     mended(scene, None, vec![worker]).await
 }
 
-/// Three workers; each is told to drain and replaced when it has ended. A SQLite ledger is for one worker
-/// at a time, so they take turns.
+/// Three workers on one PostgreSQL ledger; one after the other is told to drain, and replaced when it has ended.
 async fn rolling_restart(mut scene: Scene) -> Shown {
-    let mut worker = scene.stage.process();
-    for turn in 1..=3 {
-        scene.until_share(turn * 20).await;
-        worker.terminate();
+    let stage = scene.stage.set("http.listen", "127.0.0.1:0");
+    scene.stage = stage.on_postgres().await;
+    let mut workers = [(); 3].map(|()| scene.stage.process());
+    for turn in 0..workers.len() {
+        scene.until_share((turn + 1) * 20).await;
+        workers[turn].terminate();
         assert_eq!(
-            worker.wait().await,
+            workers[turn].wait().await,
             Some(0),
             "a drained worker exits with 0"
         );
-        worker = scene.stage.process();
+        workers[turn] = scene.stage.process();
     }
-    mended(scene, None, vec![worker]).await
+    mended(scene, None, workers.into()).await
 }
 
 /// Another program holds the ledger's lock.

@@ -20,7 +20,7 @@ use bucket_brigade::{
 use expressions::Expression;
 use serde_json::{Value, json};
 
-use self::server::{Prometheus, now, read};
+use self::server::{Prometheus, Series, now, read};
 use crate::{
     rabbit::Rabbit,
     stage::{self, Stage, eventually},
@@ -302,10 +302,17 @@ async fn execute(watched: &Watched) -> (usize, Vec<String>) {
         let fault = match &answers[&executed] {
             Err(error) => Some(error.clone()),
             Ok(series) if series.is_empty() => Some("empty".to_owned()),
-            Ok(series) => series.iter().find_map(|one| {
-                let silent = !one.values.iter().any(|value| value.is_finite());
-                silent.then(|| format!("no number in {}", one.labels))
-            }),
+            Ok(series) => {
+                let silent = |one: &&Series| !one.values.iter().any(|value| value.is_finite());
+                let mut quiet = series.iter().filter(silent);
+                // A quantile of what was observed once, before its first scrape, has no rate to be of.
+                let all_quiet = quiet.clone().count() == series.len();
+                let may_be_quiet = executed.contains("histogram_quantile(") && !all_quiet;
+                quiet
+                    .next()
+                    .filter(|_| !may_be_quiet)
+                    .map(|one| format!("no number in {}", one.labels))
+            }
         };
         let zero = || {
             let series = answers[&executed].iter().flatten();
