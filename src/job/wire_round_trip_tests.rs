@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::job::operation::{
     CopyObject, CopySource, DeleteObjects, DeletePrefix, GetObject, HeadObject, ListObjects,
-    PutObject, PutOptions, UploadFileobj,
+    PutObject, PutObjectTagging, PutOptions, UploadFileobj,
 };
 
 proptest! {
@@ -14,7 +14,8 @@ proptest! {
         key in "[^\u{0}]{1,40}", prefix in proptest::option::of("[^\u{0}]{0,20}"),
         name in "[a-z0-9 .%&ä]{1,20}[a-z]",
         max_keys in 1u32..=10_000, keys in proptest::collection::vec("[^\u{0}]{1,20}", 1..5),
-        digest in proptest::option::of(proptest::array::uniform32(any::<u8>())), which in 0..9,
+        digest in proptest::option::of(proptest::array::uniform32(any::<u8>())), which in 0..10,
+        tags in proptest::collection::btree_map("[^\u{0}\r\n]{1,10}", "[^\u{0}\r\n]{0,10}", 1..=10),
     ) {
         let bucket = "bucket".to_owned();
         let operation = match which {
@@ -26,6 +27,9 @@ proptest! {
                 bucket, prefix, delimiter: None, max_keys, start_after: None,
             }),
             2 => Operation::DeleteObjects(DeleteObjects { bucket, keys }),
+            9 => Operation::PutObjectTagging(PutObjectTagging {
+                bucket, key, tags, version_id: prefix.filter(|text| !text.is_empty()),
+            }),
             7 => Operation::DeletePrefix(DeletePrefix { bucket, prefix: key }),
             8 => Operation::CopyObject(CopyObject {
                 source: CopySource { bucket: bucket.clone(), key: key.clone(), version_id: prefix.filter(|it| !it.is_empty()) },

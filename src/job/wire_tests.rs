@@ -84,12 +84,19 @@ fn every_operation_of_the_contract_decodes() {
         json!({"version": 1, "operation": "delete_prefix", "bucket": "b", "prefix": "p/"}),
         json!({"version": 1, "operation": "copy_object", "bucket": "b", "key": "k",
             "source": {"bucket": "c", "key": "l", "version_id": "v"}}),
+        json!({"version": 1, "operation": "put_object_tagging", "bucket": "b", "key": "k",
+            "tags": {"team": "a", "empty": ""}, "version_id": "v"}),
     ];
     for job in jobs {
         let read = decoded(&message(&job)).unwrap_or_else(|bad| panic!("{job}: {bad:?}"));
         assert_eq!(read.operation.name().as_str(), job["operation"]);
         assert_eq!(read.operation.bucket(), "b");
     }
+}
+
+fn eleven_tags() -> Value {
+    let tags = (0..11).map(|n| (format!("t{n}"), Value::from("x")));
+    Value::Object(tags.collect())
 }
 
 #[test]
@@ -159,6 +166,26 @@ fn bad_messages_say_their_reason_and_name_the_field() {
             put(json!({"operation": "copy_object", "source": {"bucket": "b", "key": ""}})),
             Malformed,
             "source.key",
+        ),
+        (
+            put(json!({"operation": "put_object_tagging"})),
+            Malformed,
+            "tags must hold 1 to 10 tags, but holds 0",
+        ),
+        (
+            put(json!({"operation": "put_object_tagging", "tags": {}})),
+            Malformed,
+            "holds 0",
+        ),
+        (
+            put(json!({"operation": "put_object_tagging", "tags": eleven_tags()})),
+            Malformed,
+            "holds 11",
+        ),
+        (
+            put(json!({"operation": "put_object_tagging", "tags": {"a": 1}})),
+            Malformed,
+            "tags.a",
         ),
         (
             get(json!({"operation": "delete_prefix", "prefix": ""})),

@@ -38,6 +38,9 @@ fn row(stage: &Stage, name: OperationName) -> (Value, &'static [&'static str]) {
             let source = json!({"bucket": "other", "key": "old"});
             (json!({"key": "copy", "source": source}), STORED)
         }
+        OperationName::PutObjectTagging => {
+            (json!({"key": "old", "tags": {"a": "b"}}), &["version_id"])
+        }
         OperationName::GetObject => (old(), OBJECT),
         OperationName::HeadObject => (old(), OBJECT),
         OperationName::ListObjects => (json!({}), &["common_prefixes", "keys", "truncated"]),
