@@ -18,6 +18,8 @@ pub enum Operation {
     CopyObject(CopyObject),
     /// Store the bytes of a file or a URL, streamed.
     UploadFileobj(UploadFileobj),
+    /// Replace the tags of an object.
+    PutObjectTagging(PutObjectTagging),
     /// Read an object, or a range of it.
     GetObject(GetObject),
     /// Read what is known of an object, not its bytes.
@@ -39,6 +41,7 @@ impl Operation {
             Self::PutObject(_) => OperationName::PutObject,
             Self::CopyObject(_) => OperationName::CopyObject,
             Self::UploadFileobj(_) => OperationName::UploadFileobj,
+            Self::PutObjectTagging(_) => OperationName::PutObjectTagging,
             Self::GetObject(_) => OperationName::GetObject,
             Self::HeadObject(_) => OperationName::HeadObject,
             Self::ListObjects(_) => OperationName::ListObjects,
@@ -54,6 +57,7 @@ impl Operation {
             Self::PutObject(put) => &put.bucket,
             Self::CopyObject(copy) => &copy.bucket,
             Self::UploadFileobj(upload) => &upload.bucket,
+            Self::PutObjectTagging(tagging) => &tagging.bucket,
             Self::GetObject(get) => &get.bucket,
             Self::HeadObject(head) => &head.bucket,
             Self::ListObjects(list) => &list.bucket,
@@ -69,6 +73,7 @@ impl Operation {
             Self::PutObject(put) => Some(&put.key),
             Self::CopyObject(copy) => Some(&copy.key),
             Self::UploadFileobj(upload) => Some(&upload.key),
+            Self::PutObjectTagging(tagging) => Some(&tagging.key),
             Self::GetObject(get) => Some(&get.key),
             Self::HeadObject(head) => Some(&head.key),
             Self::DeleteObject(delete) => Some(&delete.key),
@@ -105,6 +110,7 @@ pub enum OperationName {
     PutObject,
     UploadFileobj,
     CopyObject,
+    PutObjectTagging,
     GetObject,
     HeadObject,
     ListObjects,
@@ -115,10 +121,11 @@ pub enum OperationName {
 
 impl OperationName {
     /// Every name, in the contract's order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::PutObject,
         Self::UploadFileobj,
         Self::CopyObject,
+        Self::PutObjectTagging,
         Self::GetObject,
         Self::HeadObject,
         Self::ListObjects,
@@ -133,6 +140,7 @@ impl OperationName {
             Self::PutObject => "put_object",
             Self::UploadFileobj => "upload_fileobj",
             Self::CopyObject => "copy_object",
+            Self::PutObjectTagging => "put_object_tagging",
             Self::GetObject => "get_object",
             Self::HeadObject => "head_object",
             Self::ListObjects => "list_objects",
@@ -152,7 +160,9 @@ impl OperationName {
     /// The lane it rides in.
     pub const fn lane(self) -> Lane {
         match self {
-            Self::PutObject | Self::UploadFileobj | Self::CopyObject => Lane::Upload,
+            Self::PutObject | Self::UploadFileobj | Self::CopyObject | Self::PutObjectTagging => {
+                Lane::Upload
+            }
             Self::GetObject | Self::HeadObject | Self::ListObjects => Lane::Read,
             Self::DeleteObject | Self::DeleteObjects | Self::DeletePrefix => Lane::Cleanup,
         }
@@ -245,6 +255,19 @@ pub struct CopySource {
     pub version_id: Option<String>,
 }
 
+/// Replace the tags of an object; its bytes, metadata and other versions stay as they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PutObjectTagging {
+    /// As for a put.
+    pub bucket: String,
+    /// As for a put.
+    pub key: String,
+    /// 1 to 10 tags: all that the object has afterwards.
+    pub tags: BTreeMap<String, String>,
+    /// A version of the object; the latest when absent.
+    pub version_id: Option<String>,
+}
+
 /// Read an object into the reply or into a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GetObject {
@@ -325,7 +348,12 @@ mod tests {
             assert_eq!(OperationName::parse(name.as_str()), Some(name));
         }
         let lane_of = |name: &str| OperationName::parse(name).map(OperationName::lane);
-        for name in ["put_object", "upload_fileobj", "copy_object"] {
+        for name in [
+            "put_object",
+            "upload_fileobj",
+            "copy_object",
+            "put_object_tagging",
+        ] {
             assert_eq!(lane_of(name), Some(Lane::Upload));
         }
         for name in ["get_object", "head_object", "list_objects"] {

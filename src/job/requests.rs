@@ -17,11 +17,14 @@ use super::{
     fields::Fields,
     operation::{
         CopyObject, CopySource, DeleteObject, DeleteObjects, DeletePrefix, Destination, GetObject,
-        HeadObject, ListObjects, PutObject, PutOptions, SourceRef, UploadFileobj,
+        HeadObject, ListObjects, PutObject, PutObjectTagging, PutOptions, SourceRef, UploadFileobj,
     },
     place::{Refused, SourceUrl},
     wire::{Form, OWN_METADATA, VERSION},
 };
+
+/// Tags that S3 lets an object have.
+const MOST_TAGS: usize = 10;
 
 /// Reads the operation's fields; `None` for one that this version does not run yet. The error is a
 /// sentence that names field, rule and value.
@@ -40,6 +43,7 @@ pub(super) fn read(
         OperationName::DeleteObjects => Operation::DeleteObjects(delete_objects(fields)?),
         OperationName::CopyObject => Operation::CopyObject(copy_object(fields)?),
         OperationName::DeletePrefix => Operation::DeletePrefix(delete_prefix(fields)?),
+        OperationName::PutObjectTagging => Operation::PutObjectTagging(put_object_tagging(fields)?),
         OperationName::UploadFileobj => Operation::UploadFileobj(upload_fileobj(fields)?),
     }))
 }
@@ -100,6 +104,24 @@ fn copy_object(fields: &mut Fields<'_>) -> Result<CopyObject, String> {
         bucket,
         key,
         source,
+    })
+}
+
+fn put_object_tagging(fields: &mut Fields<'_>) -> Result<PutObjectTagging, String> {
+    let (bucket, key) = (fields.bucket()?, fields.key()?);
+    let tags = fields.strings("tags")?;
+    // None at all would remove the object's tags, which a forgotten field must not do.
+    if tags.is_empty() || tags.len() > MOST_TAGS {
+        let count = tags.len();
+        return Err(format!(
+            "field tags must hold 1 to {MOST_TAGS} tags, but holds {count}"
+        ));
+    }
+    Ok(PutObjectTagging {
+        bucket,
+        key,
+        tags,
+        version_id: fields.nonempty("version_id")?,
     })
 }
 
@@ -318,6 +340,10 @@ pub(super) fn write(operation: &Operation) -> Value {
                 source["version_id"] = version_id.as_str().into();
             }
             add("source", Some(source));
+        }
+        Operation::PutObjectTagging(tagging) => {
+            add("tags", Some(map_value(&tagging.tags)));
+            add("version_id", text(&tagging.version_id));
         }
         Operation::GetObject(get) => {
             add("range", text(&get.range));

@@ -17,6 +17,8 @@ pub enum JobResult {
         version_id: Option<String>,
         size: u64,
     },
+    /// An object has new tags; `version_id` is that of the object.
+    Tagged { version_id: Option<String> },
     /// An object, or a range of it, was read; `size` is what was delivered, in bytes.
     Object {
         size: u64,

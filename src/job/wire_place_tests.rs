@@ -1,5 +1,7 @@
 //! Files and URLs in messages: what is malformed, and what the settings do not allow.
 
+use proptest::prelude::*;
+
 use super::*;
 
 #[test]

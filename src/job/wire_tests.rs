@@ -1,17 +1,10 @@
 //! The contract's section 2 as tables: what decodes, what doesn't, and with which reason.
 
 use bytes::Bytes;
-use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::job::{
-    operation::{
-        CopyObject, CopySource, DeleteObjects, DeletePrefix, GetObject, HeadObject, ListObjects,
-        PutObject, PutOptions, UploadFileobj,
-    },
-    place::Origin,
-};
+use crate::job::place::Origin;
 
 const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
 
@@ -91,12 +84,19 @@ fn every_operation_of_the_contract_decodes() {
         json!({"version": 1, "operation": "delete_prefix", "bucket": "b", "prefix": "p/"}),
         json!({"version": 1, "operation": "copy_object", "bucket": "b", "key": "k",
             "source": {"bucket": "c", "key": "l", "version_id": "v"}}),
+        json!({"version": 1, "operation": "put_object_tagging", "bucket": "b", "key": "k",
+            "tags": {"team": "a", "empty": ""}, "version_id": "v"}),
     ];
     for job in jobs {
         let read = decoded(&message(&job)).unwrap_or_else(|bad| panic!("{job}: {bad:?}"));
         assert_eq!(read.operation.name().as_str(), job["operation"]);
         assert_eq!(read.operation.bucket(), "b");
     }
+}
+
+fn eleven_tags() -> Value {
+    let tags = (0..11).map(|n| (format!("t{n}"), Value::from("x")));
+    Value::Object(tags.collect())
 }
 
 #[test]
@@ -166,6 +166,26 @@ fn bad_messages_say_their_reason_and_name_the_field() {
             put(json!({"operation": "copy_object", "source": {"bucket": "b", "key": ""}})),
             Malformed,
             "source.key",
+        ),
+        (
+            put(json!({"operation": "put_object_tagging"})),
+            Malformed,
+            "tags must hold 1 to 10 tags, but holds 0",
+        ),
+        (
+            put(json!({"operation": "put_object_tagging", "tags": {}})),
+            Malformed,
+            "holds 0",
+        ),
+        (
+            put(json!({"operation": "put_object_tagging", "tags": eleven_tags()})),
+            Malformed,
+            "holds 11",
+        ),
+        (
+            put(json!({"operation": "put_object_tagging", "tags": {"a": 1}})),
+            Malformed,
+            "tags.a",
         ),
         (
             get(json!({"operation": "delete_prefix", "prefix": ""})),
@@ -421,55 +441,6 @@ fn an_unbelievable_publish_time_is_ignored() {
     }
 }
 
-proptest! {
-    #[test]
-    fn whatever_we_encode_we_decode_to_the_same(
-        key in "[^\u{0}]{1,40}", prefix in proptest::option::of("[^\u{0}]{0,20}"),
-        name in "[a-z0-9 .%&ä]{1,20}[a-z]",
-        max_keys in 1u32..=10_000, keys in proptest::collection::vec("[^\u{0}]{1,20}", 1..5),
-        digest in proptest::option::of(proptest::array::uniform32(any::<u8>())), which in 0..9,
-    ) {
-        let bucket = "bucket".to_owned();
-        let operation = match which {
-            0 => Operation::PutObject(PutObject {
-                bucket, key, body: Bytes::from_static(b"hi"),
-                options: PutOptions { sha256: digest, if_none_match: true, ..PutOptions::default() },
-            }),
-            1 => Operation::ListObjects(ListObjects {
-                bucket, prefix, delimiter: None, max_keys, start_after: None,
-            }),
-            2 => Operation::DeleteObjects(DeleteObjects { bucket, keys }),
-            7 => Operation::DeletePrefix(DeletePrefix { bucket, prefix: key }),
-            8 => Operation::CopyObject(CopyObject {
-                source: CopySource { bucket: bucket.clone(), key: key.clone(), version_id: prefix.filter(|it| !it.is_empty()) },
-                bucket, key,
-            }),
-            3 => Operation::UploadFileobj(UploadFileobj {
-                bucket, key, source: SourceRef::File(format!("/srv/in/{name}").into()),
-                options: PutOptions { sha256: digest, ..PutOptions::default() },
-            }),
-            4 => Operation::UploadFileobj(UploadFileobj {
-                bucket, key, options: PutOptions::default(),
-                source: SourceRef::Url(format!("https://cdn.example.com/{}", name.replace(' ', "_"))),
-            }),
-            5 => Operation::GetObject(GetObject {
-                bucket, key, range: None, version_id: prefix.filter(|text| !text.is_empty()),
-                destination: Destination::File(format!("/srv/out/{name}").into()),
-            }),
-            _ => Operation::HeadObject(HeadObject { bucket, key, version_id: None }),
-        };
-        let sent = encode(&JobId::fresh(), &operation, NOW);
-        prop_assert_eq!(decoded(&sent).map(|job| job.operation), Ok(operation));
-    }
-
-    #[test]
-    fn no_bytes_make_the_decoder_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let sent = Message { body: Bytes::from(body), ..message(&json!({})) };
-        let lane = Lane::Read;
-        prop_assert!(decode(&sent, lane, &rules(), NOW).is_err());
-    }
-}
-
 #[test]
 fn a_glance_reads_what_it_can_of_any_message() {
     let known = glance(&message(
@@ -490,3 +461,5 @@ fn a_glance_reads_what_it_can_of_any_message() {
 
 #[path = "wire_place_tests.rs"]
 mod places;
+#[path = "wire_round_trip_tests.rs"]
+mod round_trip;

@@ -22,6 +22,7 @@ mod quirks;
 pub(crate) mod script;
 mod service;
 pub mod source;
+mod tagging;
 mod tally;
 mod trust;
 mod upload;
@@ -113,6 +114,9 @@ impl Storage {
             // Boxed, since every job's run is as large as the largest.
             Operation::UploadFileobj(upload) => {
                 Box::pin(UploadService(caller).upload_fileobj(upload)).await
+            }
+            Operation::PutObjectTagging(tagging) => {
+                StorageService(caller).put_object_tagging(tagging).await
             }
             Operation::GetObject(get) => match &get.destination {
                 Destination::Reply => StorageService(caller).get_object(get).await,

@@ -30,6 +30,7 @@ mod http;
 mod logs;
 mod messages;
 mod once;
+mod operation_table;
 mod operations;
 mod operator;
 mod outages;

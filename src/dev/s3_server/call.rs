@@ -10,7 +10,7 @@ use http::{HeaderMap, Method, Uri, request::Parts};
 /// A class of operations, as a worker's lanes and circuits see them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Class {
-    /// Puts, copies and every step of a multipart upload, its list of parts and its abort too.
+    /// Puts, copies, new tags and every step of a multipart upload, its list of parts and its abort too.
     Upload,
     /// Gets, heads and lists, of objects and buckets.
     Read,
@@ -47,7 +47,7 @@ macro_rules! operations {
 }
 
 operations! {
-    Upload: PutObject CopyObject CreateMultipartUpload UploadPart UploadPartCopy
+    Upload: PutObject CopyObject PutObjectTagging CreateMultipartUpload UploadPart UploadPartCopy
         CompleteMultipartUpload AbortMultipartUpload ListParts ListMultipartUploads;
     Read: GetObject HeadObject ListObjectsV2 ListObjects GetObjectTagging HeadBucket ListBuckets
         GetBucketLocation;
@@ -136,6 +136,7 @@ fn on_object(method: &Method, query: &str, headers: &HeaderMap) -> S3Operation {
         Method::HEAD => S3Operation::HeadObject,
         Method::PUT if has("uploadId") && copies => S3Operation::UploadPartCopy,
         Method::PUT if has("uploadId") => S3Operation::UploadPart,
+        Method::PUT if has("tagging") => S3Operation::PutObjectTagging,
         Method::PUT if is_subresource(query) => S3Operation::Unknown,
         Method::PUT if copies => S3Operation::CopyObject,
         Method::PUT => S3Operation::PutObject,
@@ -273,7 +274,14 @@ mod tests {
                 "UploadPartCopy",
                 Upload,
             ),
-            (Method::PUT, "/b/k?tagging", &[], "Unknown", Other),
+            (
+                Method::PUT,
+                "/b/k?tagging&versionId=v",
+                &[],
+                "PutObjectTagging",
+                Upload,
+            ),
+            (Method::PUT, "/b/k?acl", &[], "Unknown", Other),
             (
                 Method::POST,
                 "/b/k?uploads",

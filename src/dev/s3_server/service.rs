@@ -11,7 +11,7 @@ use super::{
     receive::{digest_of, receive},
     shapes::{
         MOST_KEYS, RefusedKeys, attributes_of, check_read, content_type, delete_each, encoded,
-        only_version_null, query, read, shown, source_of, tag_count, tags,
+        only_version_null, query, read, shown, source_of, tag_count, tag_set, tags, tags_of,
     },
     store::{After, Attributes, CompletePart, Conditions, Store},
 };
@@ -213,14 +213,21 @@ impl S3 for Service {
     ) -> Answer<GetObjectTaggingOutput> {
         only_version_null(req.input.version_id.as_deref())?;
         let object = self.0.object(&req.input.bucket, &req.input.key)?;
-        let tags = object.attributes.tags.iter().map(|(key, value)| Tag {
-            key: Some(key.clone()),
-            value: Some(value.clone()),
-        });
         answer(GetObjectTaggingOutput {
-            tag_set: tags.collect(),
+            tag_set: tag_set(&object.attributes.tags),
             version_id: None,
         })
+    }
+
+    async fn put_object_tagging(
+        &self,
+        req: S3Request<PutObjectTaggingInput>,
+    ) -> Answer<PutObjectTaggingOutput> {
+        only_version_null(req.input.version_id.as_deref())?;
+        let tags = tags_of(req.input.tagging.tag_set)?;
+        let at = (req.input.bucket.as_str(), req.input.key.as_str());
+        self.0.set_tags(at, tags).await?;
+        answer(PutObjectTaggingOutput::default())
     }
 
     async fn list_objects_v2(

@@ -9,7 +9,7 @@ use s3s::{
     dto::{
         CommonPrefix, CommonPrefixList, CopySource, DeletedObject, DeletedObjects, ETagCondition,
         EncodingType, Error, Errors, Object as S3Object, ObjectIdentifier, ObjectIdentifierList,
-        ObjectList, ObjectStorageClass, StreamingBlob,
+        ObjectList, ObjectStorageClass, StreamingBlob, Tag, TagSet,
     },
     s3_error,
 };
@@ -148,8 +148,33 @@ pub(super) fn tag_count(tags: &[(String, String)]) -> Option<i32> {
 
 /// Reads the header `x-amz-tagging`, which is written like a query.
 pub(super) fn tags(header: Option<&str>) -> S3Result<Vec<(String, String)>> {
-    let header = header.unwrap_or_default();
-    let pairs: BTreeMap<String, String> = form_pairs(header).collect();
+    checked_tags(form_pairs(header.unwrap_or_default()).collect())
+}
+
+/// Reads the tags of a `PutObjectTagging`; a name may not be there twice.
+pub(super) fn tags_of(tags: TagSet) -> S3Result<Vec<(String, String)>> {
+    let count = tags.len();
+    let pair = |tag: Tag| (tag.key.unwrap_or_default(), tag.value.unwrap_or_default());
+    let pairs: BTreeMap<String, String> = tags.into_iter().map(pair).collect();
+    if pairs.len() < count {
+        return Err(s3_error!(
+            InvalidTag,
+            "Cannot provide multiple Tags with the same key"
+        ));
+    }
+    checked_tags(pairs)
+}
+
+/// Writes the tags for a `GetObjectTagging`.
+pub(super) fn tag_set(tags: &[(String, String)]) -> TagSet {
+    let tag = |(key, value): &(String, String)| Tag {
+        key: Some(key.clone()),
+        value: Some(value.clone()),
+    };
+    tags.iter().map(tag).collect()
+}
+
+fn checked_tags(pairs: BTreeMap<String, String>) -> S3Result<Vec<(String, String)>> {
     match pairs.len() {
         0..=10 => Ok(pairs.into_iter().collect()),
         _ => Err(s3_error!(

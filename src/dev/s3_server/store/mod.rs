@@ -280,6 +280,43 @@ impl Store {
             .commit((bucket, key), object, &Conditions::default())
     }
 
+    /// Replaces an object's tags. All else stays, its time too; the file is new, since its record holds the tags.
+    pub(super) async fn set_tags(
+        &self,
+        (bucket, key): (&str, &str),
+        tags: Vec<(String, String)>,
+    ) -> S3Result<()> {
+        loop {
+            let old = self.object(bucket, key)?;
+            let object = || Object {
+                size: old.size,
+                etag: old.etag.clone(),
+                modified: old.modified,
+                attributes: Attributes {
+                    tags: tags.clone(),
+                    ..old.attributes.clone()
+                },
+                file: no_file(),
+            };
+            let record = Record::Object {
+                bucket: bucket.to_owned(),
+                key: key.to_owned(),
+                object: object(),
+            };
+            let sources = vec![(Arc::clone(&old.file), 0..old.size)];
+            let file = file::concatenate(&self.files_directory, sources, record).await;
+            let file = file.map_err(S3Error::internal_error)?;
+            let tagged = Object { file, ..object() };
+            let mut index = self.index();
+            let current = index.bucket(bucket)?.objects.get(key);
+            // Another object by now: it is the one to be tagged.
+            if current.is_some_and(|current| Arc::ptr_eq(current, &old)) {
+                let at = (bucket, key);
+                return index.commit(at, tagged, &Conditions::default()).map(drop);
+            }
+        }
+    }
+
     /// Removes a key if it is there.
     pub(super) fn delete(&self, bucket: &str, key: &str) -> S3Result<()> {
         let mut index = self.index();

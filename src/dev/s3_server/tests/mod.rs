@@ -21,6 +21,7 @@ mod faults;
 mod life;
 mod multipart;
 mod objects;
+mod tagging;
 
 const MIB: usize = 1024 * 1024;
 
