@@ -165,6 +165,7 @@ impl Worker {
 }
 
 /// Deletes of that many keys of bucket `bench`, one a job.
+#[allow(dead_code, reason = "not every bench deletes")]
 pub(crate) fn deletes(count: usize) -> impl Iterator<Item = Operation> {
     (0..count).map(|n| {
         Operation::DeleteObject(DeleteObject {
