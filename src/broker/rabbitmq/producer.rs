@@ -101,9 +101,10 @@ impl Producer {
             let answers = channel
                 .basic_consume(name, tag, options, FieldTable::default())
                 .await?;
-            Ok((queue.name().to_string(), answers))
+            Ok((channel, queue.name().to_string(), answers))
         };
-        let (queue, mut answers) = tokio::time::timeout(self.timeout, listen)
+        // The channel is held until the answer is there: the queue goes with it.
+        let (_channel, queue, mut answers) = tokio::time::timeout(self.timeout, listen)
             .await
             .map_err(|_| PublishError::TimedOut)?
             .map_err(lost)?;
