@@ -27,6 +27,8 @@ use crate::{
 
 /// How long a due group waits on while all S3 slots are taken: it could not be sent anyway, and may grow.
 const WAIT_FOR_SLOT: Duration = Duration::from_millis(20);
+/// After so long it queues for a slot like everyone: whoever waits is given a slot before one is ever seen free.
+const MOST_WAIT_FOR_SLOT: Duration = Duration::from_secs(1);
 
 /// How far a lane gathers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +64,8 @@ struct Group {
     jobs: Vec<DeleteJob>,
     keys: usize,
     due: Instant,
+    /// From then on no busy slot puts it off.
+    must_go: Instant,
 }
 
 impl Gathering {
@@ -145,10 +149,12 @@ impl Gatherer {
         } else {
             self.limits.wait
         };
+        let due = Instant::now() + wait;
         let group = self.groups.entry(bucket.clone()).or_insert_with(|| Group {
             jobs: Vec::new(),
             keys: 0,
-            due: Instant::now() + wait,
+            due,
+            must_go: due + MOST_WAIT_FOR_SLOT,
         });
         group.keys += job.keys();
         group.jobs.push(job);
@@ -164,7 +170,7 @@ impl Gatherer {
         for (bucket, group) in &mut self.groups {
             match now {
                 Some(now) if group.due > now => {}
-                Some(now) if busy => group.due = now + WAIT_FOR_SLOT,
+                Some(now) if busy && now < group.must_go => group.due = now + WAIT_FOR_SLOT,
                 Some(_) | None => due.push(bucket.clone()),
             }
         }

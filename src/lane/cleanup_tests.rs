@@ -127,12 +127,34 @@ async fn a_group_grows_on_while_every_slot_is_taken() {
     let mut lane = Lane::new([gone(&["a", "b"])]);
     let slots = lane.hold_slots();
     lane.delete("b", "a");
-    tokio::time::sleep(WAIT + WAIT).await;
+    tokio::time::sleep(WAIT + MOST_WAIT_FOR_SLOT / 2).await;
     lane.delete("b", "b");
     tokio::task::yield_now().await;
     drop(slots);
     assert!(lane.until_done().await <= WAIT_FOR_SLOT);
     assert_eq!(lane.stage.seen().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_gets_its_turn_although_no_slot_is_ever_seen_free() {
+    let mut lane = Lane::new([Answer::status(204)]);
+    // Three that want both slots: one has them, and one of the others gets them next.
+    let mut busy = JoinSet::new();
+    for _ in 0..3 {
+        let slots = Arc::clone(&lane.stage.slots);
+        busy.spawn(async move {
+            loop {
+                let held = slots.acquire_many(2).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                drop(held);
+            }
+        });
+    }
+    tokio::task::yield_now().await;
+    lane.delete("b", "a");
+    let most = WAIT + MOST_WAIT_FOR_SLOT + Duration::from_millis(500);
+    let took = tokio::time::timeout(most, lane.until_done()).await;
+    assert!(took.is_ok(), "it starves");
 }
 
 #[tokio::test(start_paused = true)]

@@ -201,6 +201,12 @@ impl CallContext {
         note_failed(&self.failed, call, took, failure);
     }
 
+    /// Whether the circuit waits for this job's first call.
+    fn holds_probe(&self) -> bool {
+        let probe = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
+        probe.is_some()
+    }
+
     fn take_probe(&self) -> Option<Permit> {
         self.probe
             .lock()

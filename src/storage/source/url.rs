@@ -77,7 +77,10 @@ impl UrlReader {
         while self.pending.len() < max && self.pull().await? {}
         let take = max.min(self.pending.len());
         self.offset += take as u64;
-        Ok(self.pending.split_to(take).freeze())
+        let part = self.pending.split_to(take).freeze();
+        // A copy of the little that is left over, or it would hold the memory of the whole part.
+        self.pending = BytesMut::from(&self.pending[..]);
+        Ok(part)
     }
 
     pub(super) async fn skip_to(&mut self, offset: u64) -> Result<(), Failure> {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{UploadService, transfer::GONE};
 use crate::{
-    job::{BegunUpload, CallName, Failure, Lane, UploadNote},
+    job::{BegunUpload, CallName, Failure, FailureClass, Lane, UploadNote},
     metrics::OperationResult,
     storage::{Stop, Storage, error},
 };
@@ -63,6 +63,8 @@ impl Storage {
             .swept(bucket, CallName::AbortMultipartUpload, abort.send())
             .await;
         match aborted {
+            // A bucket that is gone took its uploads along.
+            Err(failure) if failure.code == "NoSuchBucket" => return Ok(()),
             Err(failure) if failure.code != GONE => return Err(failure),
             Ok(_) | Err(_) => {}
         }
@@ -73,7 +75,9 @@ impl Storage {
                 "end: parts arrived after the abort",
             )),
             // Gone, or S3 does not let us look.
-            Ok(_) | Err(_) => Ok(()),
+            Ok(_) => Ok(()),
+            Err(failure) if failure.class == FailureClass::Permanent => Ok(()),
+            Err(failure) => Err(failure),
         }
     }
 

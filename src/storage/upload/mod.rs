@@ -30,7 +30,7 @@ use super::{
     source::Source,
 };
 use crate::job::{
-    BegunUpload, JobResult, OperationName,
+    BegunUpload, FailureClass, JobResult, OperationName,
     failure::Then,
     operation::{PutObject, UploadFileobj},
 };
@@ -94,7 +94,27 @@ impl UploadService<'_> {
         Ok(JobResult::from(stored).into())
     }
 
+    /// The circuit's probe, when this job is it: a look at the place, since a slow source must not keep a
+    /// circuit open over a store that is well.
+    async fn probe(&self, upload: &UploadFileobj) -> Result<(), Stop> {
+        let name = OperationName::HeadObject;
+        let service = &StorageService(self.0);
+        let look = self.0.guarded(name, |attempt| async move {
+            service
+                .head(&attempt, &upload.bucket, &upload.key, None)
+                .await
+        });
+        match look.await {
+            // That nothing is there is an answer too.
+            Err(Stop::Failed(failure)) if failure.class == FailureClass::Permanent => Ok(()),
+            end => end.map(drop),
+        }
+    }
+
     async fn upload(&self, upload: &UploadFileobj) -> Result<Stored, Stop> {
+        if self.0.context.holds_probe() {
+            self.probe(upload).await?;
+        }
         let begun = self.recall().await?;
         let opened = self.0.storage.sources.open(&upload.source).await;
         let source = opened.map_err(Stop::Failed)?;

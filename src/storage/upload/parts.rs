@@ -3,7 +3,7 @@
 //!
 //! It knows the plan and the source, and nothing of S3.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -16,6 +16,10 @@ use crate::{
     job::{Failure, FailureClass},
     storage::source::Source,
 };
+
+/// What every part may take, and the slowest that a source may be in bytes a second. Chosen, not measured.
+const START: Duration = Duration::from_secs(30);
+const SLOWEST: f64 = 65_536.0;
 
 /// A part in memory.
 #[derive(Debug)]
@@ -182,8 +186,21 @@ pub(super) async fn read(
     let buffer = reserved.take_buffer();
     // A source is never asked for nothing.
     let most = usize::try_from(most.max(1)).unwrap_or(usize::MAX);
-    let filled = source.read_part_into(buffer, most).await?;
+    let patience = patience(most);
+    let filled = tokio::time::timeout(patience, source.read_part_into(buffer, most)).await;
+    let filled = filled.unwrap_or_else(|_| Err(too_slow(most, patience)))?;
     Ok(reserved.hold(filled))
+}
+
+/// How long a source may take for so many bytes: it holds memory meanwhile that other uploads wait for.
+fn patience(bytes: usize) -> Duration {
+    START + Duration::from_secs_f64(bytes as f64 / SLOWEST)
+}
+
+fn too_slow(bytes: usize, patience: Duration) -> Failure {
+    let seconds = patience.as_secs();
+    let message = format!("the source gave less than {bytes} bytes in {seconds} s");
+    Failure::ours(FailureClass::TimedOut, "source_too_slow", message)
 }
 
 /// Whether the source is still what was opened; fails `job_local` as `source_changed` otherwise.

@@ -142,7 +142,10 @@ impl UploadService<'_> {
         let end = self.0.counted(name, &begun.bucket, work).await;
         drop((place, bytes));
         if end.is_ok() {
-            self.0.context.parts.fetch_add(1, Ordering::Relaxed);
+            // Progress only if the next run can go on from it.
+            if begun.source.is_some() {
+                self.0.context.parts.fetch_add(1, Ordering::Relaxed);
+            }
             let out = self.0.metrics().s3_bytes.with_label_values(&["out"]);
             out.inc_by(size);
         }
@@ -211,7 +214,8 @@ impl UploadService<'_> {
         });
         let found = match look.await {
             Ok(found) => found,
-            Err(Stop::Failed(failure)) if failure.class == FailureClass::Permanent => {
+            // The completion was a good answer: a look that fails takes nothing back.
+            Err(Stop::Failed(failure)) => {
                 let operation = OperationName::UploadFileobj.as_str();
                 tracing::debug!(job = %self.0.job, lane = "upload", operation, bucket = placed.bucket, %failure, "the object can't be looked at");
                 return Ok(());

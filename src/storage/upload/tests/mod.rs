@@ -378,6 +378,8 @@ async fn a_store_that_takes_checksums_gets_one_a_part_and_one_for_the_whole_obje
 async fn one_slot_is_enough_and_the_first_call_takes_the_probe() {
     let file = File::new(3 * PART);
     let mut stage = Stage::new([
+        // The probe is a look at the place: nothing is there, and S3 is well.
+        Answer::status(404),
         created(),
         part("\"p1\""),
         part("\"p2\""),
