@@ -14,7 +14,7 @@ use crate::job::{JobId, OperationName, State, Timestamp};
 /// Counting the matches of a filter stops here: from then on it doesn't matter how many more there are.
 const MANY: i64 = 20_000;
 /// That many keys of a prefix are sorted by time; more are rather looked for among the newest jobs.
-const SORTABLE: i64 = 200_000;
+const SORTABLE: i64 = 100_000;
 
 /// Jobs counted by lane, state and error code, in that order of columns.
 pub(super) const STATS: &str = "\

@@ -140,13 +140,11 @@ impl CopyService<'_> {
         };
         uploads.note(UploadNote::Begun(begun.clone())).await?;
         let end = self.fill(copy, found, &begun.upload_id).await;
-        let noted = match &end {
+        // Best effort: a copy that is there stays done, and the sweeper finds what is not noted.
+        drop(match &end {
             Ok(_) => uploads.note(UploadNote::Completed(begun.upload_id)).await,
             Err(_) => uploads.abandon(&begun).await,
-        };
-        if let (Ok(_), Err(stop)) = (&end, noted) {
-            return Err(stop);
-        }
+        });
         end
     }
 

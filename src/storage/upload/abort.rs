@@ -26,6 +26,15 @@ impl UploadService<'_> {
     pub(in crate::storage) async fn abandon(&self, begun: &BegunUpload) -> Result<(), Stop> {
         self.note(UploadNote::Doomed(begun.upload_id.clone()))
             .await?;
+        match self.abort(begun).await {
+            Ok(()) => self.forget(begun).await,
+            Err(Stop::Failed(_) | Stop::Refused(_)) => Ok(()),
+            Err(stop) => Err(stop),
+        }
+    }
+
+    /// The call alone; an upload that is gone is aborted.
+    pub(super) async fn abort(&self, begun: &BegunUpload) -> Result<(), Stop> {
         let name = CallName::AbortMultipartUpload;
         let work = self.0.guarded(name, |attempt| {
             let request = self.abort_request(begun);
@@ -36,11 +45,7 @@ impl UploadService<'_> {
                 }
             }
         });
-        match self.0.counted(name, &begun.bucket, work).await {
-            Ok(()) => self.forget(begun).await,
-            Err(Stop::Failed(_) | Stop::Refused(_)) => Ok(()),
-            Err(stop) => Err(stop),
-        }
+        self.0.counted(name, &begun.bucket, work).await
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 use futures_util::future::BoxFuture;
 
 use crate::{
-    job::{BegunUpload, UploadNote},
+    job::{BegunUpload, Failure, FailureClass, UploadNote},
     storage::Stop,
 };
 
@@ -37,16 +37,23 @@ impl UploadMemory {
     }
 
     pub(super) async fn recall(&self) -> Result<Option<BegunUpload>, Stop> {
-        (self.recall)().await.map_err(Stop::LedgerDown)
+        (self.recall)().await.map_err(unrecorded)
     }
 
     pub(super) async fn note(&self, note: UploadNote) -> Result<(), Stop> {
         match (self.note)(note).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(Stop::LeaseLost),
-            Err(why) => Err(Stop::LedgerDown(why)),
+            Err(why) => Err(unrecorded(why)),
         }
     }
+}
+
+/// Parked, not requeued: the ledger may be well but for this, and a job at the head of its queue would come again
+/// at once, for ever.
+fn unrecorded(why: String) -> Stop {
+    let class = FailureClass::Unavailable;
+    Stop::Failed(Failure::ours(class, "upload_unrecorded", why))
 }
 
 impl fmt::Debug for UploadMemory {

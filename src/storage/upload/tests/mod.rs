@@ -192,6 +192,24 @@ fn code_of(end: &Result<Done, Stop>) -> Option<(FailureClass, &str)> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_upload_that_cannot_be_put_on_record_is_parked_and_leaves_nothing_behind() {
+    let file = File::new(3 * PART);
+    let stage = Stage::new([created(), Answer::status(204)]);
+    let refuses = UploadMemory::new(
+        || Box::pin(async { Ok(None) }),
+        |_| Box::pin(async { Err("permission denied for table uploads".to_owned()) }),
+    );
+    let context = CallContext {
+        uploads: Some(refuses),
+        ..stage.context()
+    };
+    let end = stage.run_in(file.upload(), &context).await;
+    let failure = (FailureClass::Unavailable, "upload_unrecorded");
+    assert_eq!(code_of(&end), Some(failure), "{end:?}");
+    assert_eq!(asked(&stage), ["create", "abort"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_file_below_the_threshold_is_one_put_in_the_jobs_name() {
     let file = File::new(PART - 1);
     let stage = Stage::new([part("\"e\"")]);
