@@ -16,6 +16,8 @@ mod run;
 mod running;
 mod settlement;
 mod status;
+#[cfg(test)]
+mod tests;
 mod watchdog;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -192,7 +194,8 @@ impl LaneRunner {
         let broker = Arc::clone(&self.context.broker);
         let mut watchdog = Watchdog::new(broker, self.context.lane);
         loop {
-            let has_room = self.tasks.len() + self.pending.len() < usize::from(self.prefetch);
+            let in_hand = self.tasks.len() + self.pending.len() + self.context.running.attached();
+            let has_room = in_hand < usize::from(self.prefetch);
             if let Err(pause) = self.gate.look() {
                 return Left::Paused(pause);
             }

@@ -1,7 +1,7 @@
 //! Replies to producers and outcome events: one try each, and the job goes on whatever becomes of it
 //! (RESILIENCE.md, event 16).
 
-use super::LaneContext;
+use super::{LaneContext, resolution::DUPLICATE};
 use crate::{
     broker::Target,
     job::{HeaderValue, Job, Message, Report, message::header},
@@ -66,7 +66,7 @@ pub(super) async fn send_reply(
 }
 
 pub(super) async fn publish_event(lane: &LaneContext, report: &Report, outcome: &str) {
-    if !lane.limits.events || outcome == "duplicate" {
+    if !lane.limits.events || outcome == DUPLICATE {
         return;
     }
     let operation = report.operation.as_deref().unwrap_or("unknown");

@@ -14,6 +14,9 @@ use crate::{
     storage::ReplyBody,
 };
 
+/// The outcome of a delivery whose job ran before, or runs now.
+pub(super) const DUPLICATE: &str = "duplicate";
+
 /// Everything that is left to do with a delivery once the ledger has its word.
 #[derive(Debug)]
 pub(super) struct Resolution {
@@ -90,7 +93,7 @@ impl Resolution {
         };
         Self {
             settlement,
-            outcome: "duplicate",
+            outcome: DUPLICATE,
             report,
             body: run.body,
             facts,
@@ -102,7 +105,7 @@ impl Resolution {
     pub(super) fn finished_before(row: &JobRecord) -> Self {
         Self {
             settlement: Settlement::Ack,
-            outcome: "duplicate",
+            outcome: DUPLICATE,
             report: Some(row.report()),
             body: None,
             facts: CopyFacts::of(row),

@@ -6,7 +6,10 @@
 
 use std::{
     collections::{HashMap, hash_map},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use crate::{
@@ -27,6 +30,7 @@ pub(crate) struct Attached {
 pub struct Running {
     /// Nothing awaits under it.
     jobs: Mutex<HashMap<JobId, Vec<Attached>>>,
+    attached: AtomicUsize,
 }
 
 /// The right to run a job in this process; leaving it gives up what has attached.
@@ -55,9 +59,15 @@ impl Running {
             }
             hash_map::Entry::Occupied(mut occupied) => {
                 occupied.get_mut().push(Attached { job, acker });
+                self.attached.fetch_add(1, Ordering::Relaxed);
                 None
             }
         }
+    }
+
+    /// Deliveries that have attached and are not settled.
+    pub(super) fn attached(&self) -> usize {
+        self.attached.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Vec<Attached>>> {
@@ -73,10 +83,12 @@ impl Entry {
     }
 
     fn remove(&mut self) -> Vec<Attached> {
-        self.id
-            .take()
-            .and_then(|id| self.running.lock().remove(&id))
-            .unwrap_or_default()
+        let id = self.id.take();
+        let attached = id.and_then(|id| self.running.lock().remove(&id));
+        let attached = attached.unwrap_or_default();
+        let count = &self.running.attached;
+        count.fetch_sub(attached.len(), Ordering::Relaxed);
+        attached
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{
     LaneContext, RecentFailure, Requeue,
     reply::{publish_event, reply, send_reply},
-    resolution::Resolution,
+    resolution::{DUPLICATE, Resolution},
     running::Attached,
 };
 use crate::{
@@ -28,12 +28,10 @@ pub(super) async fn settle(
     attached: Vec<Attached>,
     resolution: Resolution,
 ) {
-    lane.count(job.operation.name().as_str(), resolution.outcome);
-    if resolution.outcome == "duplicate" {
-        lane.metrics
-            .duplicates
-            .with_label_values(&[lane.lane.as_str()])
-            .inc();
+    if resolution.outcome == DUPLICATE {
+        count_duplicate(lane, job);
+    } else {
+        lane.count(job.operation.name().as_str(), resolution.outcome);
     }
     if resolution.outcome == State::Abandoned.as_str() {
         lane.metrics.cleanup_abandoned.inc();
@@ -46,25 +44,29 @@ pub(super) async fn settle(
         publish_event(lane, report, resolution.outcome).await;
     }
     let about = About::job(job);
-    settle_one(lane, acker, &resolution, about, true).await;
+    let mut stands = settle_one(lane, acker, &resolution, about).await;
     for Attached { job, acker } in attached {
-        lane.metrics
-            .duplicates
-            .with_label_values(&[lane.lane.as_str()])
-            .inc();
-        // A letter or a parked copy stands for all deliveries of the id, but a parked one can answer
-        // only its own `reply_to`.
-        let own_way = match resolution.settlement {
-            Settlement::Park(..) => job.reply_to.is_some(),
-            Settlement::Requeue(_) => true,
-            Settlement::Ack | Settlement::Bury(_) => false,
-        };
+        count_duplicate(lane, &job);
+        // A letter or a parked copy stands for all deliveries of the id, once there is one: the job's own
+        // delivery may have died before. And a parked copy can answer only its own `reply_to`.
+        let own_way = !stands
+            || match resolution.settlement {
+                Settlement::Park(..) => job.reply_to.is_some(),
+                Settlement::Requeue(_) => true,
+                Settlement::Ack | Settlement::Bury(_) => false,
+            };
         if own_way {
-            settle_one(lane, acker, &resolution, about, false).await;
+            stands |= settle_one(lane, acker, &resolution, about).await;
         } else {
             ack(lane, acker).await;
         }
     }
+}
+
+fn count_duplicate(lane: &LaneContext, job: &Job) {
+    lane.count(job.operation.name().as_str(), DUPLICATE);
+    let duplicates = &lane.metrics.duplicates;
+    duplicates.with_label_values(&[lane.lane.as_str()]).inc();
 }
 
 /// What every line about a job carries beside its lane; a bad job may lack any of it.
@@ -85,13 +87,13 @@ impl<'a> About<'a> {
     }
 }
 
+/// `false` when a copy was to be published and the delivery died before that: its redelivery decides.
 async fn settle_one(
     lane: &LaneContext,
     acker: Acker,
     resolution: &Resolution,
     about: About<'_>,
-    first: bool,
-) {
+) -> bool {
     let facts = &resolution.facts;
     let stalled = |error: &PublishError| {
         let About {
@@ -107,44 +109,37 @@ async fn settle_one(
         Settlement::Park(delay, reason) => {
             let copy = facts.parked(acker.message());
             crash_point!("park.before");
-            if acker
-                .publish_copy(&Target::Retry(lane.lane, delay), &copy, stalled)
-                .await
-                .is_ok()
-            {
-                crash_point!("park.confirmed");
-                let labels = [lane.lane.as_str(), reason.as_str()];
-                lane.metrics.parked.with_label_values(&labels).inc();
-                ack(lane, acker).await;
-            } else {
+            let target = Target::Retry(lane.lane, delay);
+            if acker.publish_copy(&target, &copy, stalled).await.is_err() {
                 lost(lane);
+                return false;
             }
+            crash_point!("park.confirmed");
+            let labels = [lane.lane.as_str(), reason.as_str()];
+            lane.metrics.parked.with_label_values(&labels).inc();
+            ack(lane, acker).await;
         }
         Settlement::Bury(reason) => {
             let copy = facts.dead(acker.message(), reason, Timestamp::now());
             crash_point!("bury.before");
-            if acker
-                .publish_copy(&Target::Dead(lane.lane), &copy, stalled)
-                .await
-                .is_ok()
-            {
-                crash_point!("bury.confirmed");
-                let labels = [lane.lane.as_str(), reason.as_str()];
-                lane.metrics.dead_lettered.with_label_values(&labels).inc();
-                if facts.code.as_deref() == Some(ACCESS_DENIED) {
-                    let denied = &lane.metrics.access_denied;
-                    denied.with_label_values(&[lane.lane.as_str()]).inc();
-                }
-                if first {
-                    note_buried(lane, &acker, resolution.row, about).await;
-                    crash_point!("bury.noted");
-                }
-                ack(lane, acker).await;
-            } else {
+            let target = Target::Dead(lane.lane);
+            if acker.publish_copy(&target, &copy, stalled).await.is_err() {
                 lost(lane);
+                return false;
             }
+            crash_point!("bury.confirmed");
+            let labels = [lane.lane.as_str(), reason.as_str()];
+            lane.metrics.dead_lettered.with_label_values(&labels).inc();
+            if facts.code.as_deref() == Some(ACCESS_DENIED) {
+                let denied = &lane.metrics.access_denied;
+                denied.with_label_values(&[lane.lane.as_str()]).inc();
+            }
+            note_buried(lane, &acker, resolution.row, about).await;
+            crash_point!("bury.noted");
+            ack(lane, acker).await;
         }
     }
+    true
 }
 
 /// Buries a message that is no job: no ledger row, no breaker, no retry (RESILIENCE.md, event 3).
@@ -172,7 +167,7 @@ pub(super) async fn bury_bad_job(lane: &LaneContext, acker: Acker, bad: BadJob, 
         operation,
         bucket,
     };
-    settle_one(lane, acker, &resolution, about, true).await;
+    settle_one(lane, acker, &resolution, about).await;
 }
 
 async fn ack(lane: &LaneContext, acker: Acker) {

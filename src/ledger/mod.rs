@@ -10,6 +10,8 @@ mod batch;
 mod contract_tests;
 mod decision;
 mod listing;
+#[cfg(test)]
+pub(crate) mod memory;
 mod migrations;
 pub mod postgres;
 mod record;

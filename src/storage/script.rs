@@ -51,6 +51,10 @@ pub(crate) enum Answer {
     ConnectTimeout,
     /// Nothing ever comes.
     Silence,
+    /// The same, so much later.
+    After(Duration, Box<Self>),
+    /// Whoever calls panics.
+    Panic,
 }
 
 impl Answer {
@@ -58,12 +62,12 @@ impl Answer {
         Self::Reply(status, Vec::new(), String::new())
     }
 
-    pub(super) fn body(status: u16, body: &str) -> Self {
+    pub(crate) fn body(status: u16, body: &str) -> Self {
         Self::Reply(status, Vec::new(), body.to_owned())
     }
 
     /// An error as S3 writes it.
-    pub(super) fn error(status: u16, code: &str) -> Self {
+    pub(crate) fn error(status: u16, code: &str) -> Self {
         let xml = format!("<Error><Code>{code}</Code><Message>the message</Message></Error>");
         Self::Reply(status, vec![("x-amz-request-id", "REQ1".to_owned())], xml)
     }
@@ -80,7 +84,7 @@ impl Answer {
         Self::body(200, &format!("<DeleteResult>{content}</DeleteResult>"))
     }
 
-    pub(super) fn header(mut self, name: &'static str, value: impl ToString) -> Self {
+    pub(crate) fn header(mut self, name: &'static str, value: impl ToString) -> Self {
         if let Self::Reply(_, headers, _) = &mut self {
             headers.push((name, value.to_string()));
         }
@@ -145,6 +149,13 @@ impl HttpConnector for Connector {
         });
         let answer = self.0.next();
         HttpConnectorFuture::new(async move {
+            let answer = match answer {
+                Answer::After(wait, answer) => {
+                    tokio::time::sleep(wait).await;
+                    *answer
+                }
+                answer => answer,
+            };
             match answer {
                 Answer::Reply(status, headers, body) => {
                     Ok(response(status, &headers, SdkBody::from(body)))
@@ -162,7 +173,8 @@ impl HttpConnector for Connector {
                     Err(ConnectorError::io(reset.into()))
                 }
                 Answer::ConnectTimeout => Err(ConnectorError::timeout("connect".into())),
-                Answer::Silence => std::future::pending().await,
+                Answer::Silence | Answer::After(..) => std::future::pending().await,
+                Answer::Panic => panic!("scripted"),
             }
         })
     }
@@ -191,8 +203,8 @@ impl TimeSource for TokioTime {
 pub(crate) struct Stage {
     pub(super) script: Arc<Script>,
     pub(crate) storage: Arc<Storage>,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) breaker: Arc<CircuitBreaker>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) breaker: Arc<CircuitBreaker>,
     pub(crate) slots: Arc<Semaphore>,
     pub(super) calls: Arc<AtomicU32>,
     pub(super) max_reply_bytes: u64,

@@ -1,0 +1,232 @@
+//! Events 2, 12, 13 and 14: what a lane takes, and streams of deliveries that end.
+
+use super::*;
+
+impl Rig {
+    fn redeliveries(&self) -> u64 {
+        let redeliveries = &self.stage.metrics.redeliveries;
+        redeliveries.with_label_values(&[self.lane.as_str()]).get()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_takes_its_prefetch_and_starts_as_many_as_are_admitted() {
+    let mut rig = Rig::start(Lane::Upload, [after(SECOND, stored())]);
+    for number in 0..10 {
+        rig.publish(message(&format!("j{number}"), &put())).await;
+    }
+    tokio::time::sleep(SECOND / 2).await;
+    assert_eq!((rig.status.in_flight(), rig.calls()), (2, 2));
+    assert_eq!(rig.broker.deliveries(), u64::from(PREFETCH));
+    assert_eq!(
+        rig.stage
+            .metrics
+            .jobs_in_flight
+            .with_label_values(&["upload"])
+            .get(),
+        2
+    );
+    let began = tokio::time::Instant::now();
+    rig.until_settled().await;
+    let took = began.elapsed();
+    assert!(
+        (4 * SECOND..6 * SECOND).contains(&took),
+        "two at a time: {took:?}"
+    );
+    assert_eq!(
+        rig.stage
+            .metrics
+            .jobs_in_flight
+            .with_label_values(&["upload"])
+            .get(),
+        0
+    );
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_channel_costs_an_ack_and_no_second_call() {
+    let mut rig = Rig::start(Lane::Upload, [after(SECOND, stored())]);
+    rig.publish(asked("j", &put())).await;
+    rig.until("it runs", |rig| rig.calls() == 1).await;
+    rig.broker.lose_channels();
+    rig.until_state("j", State::Completed).await;
+    rig.until_settled().await;
+    assert_eq!(
+        (rig.calls(), rig.acks_lost(), rig.redeliveries()),
+        (1, 1, 1)
+    );
+    assert_eq!(
+        (
+            rig.jobs("put_object", "completed"),
+            rig.jobs("put_object", "duplicate")
+        ),
+        (1, 1)
+    );
+    assert!(!rig.replies().is_empty());
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_a_dead_channel_nothing_is_parked_or_buried_and_the_redelivery_decides() {
+    for (answer, ended) in [
+        (ill(), State::Retrying),
+        (Answer::error(403, "AccessDenied"), State::DeadLettered),
+    ] {
+        let mut rig = Rig::start(Lane::Upload, [after(SECOND, answer)]);
+        rig.publish(message("j", &put())).await;
+        rig.until("it runs", |rig| rig.calls() == 1).await;
+        rig.broker.lose_channels();
+        rig.until("the ack is lost", |rig| rig.acks_lost() == 1)
+            .await;
+        assert_eq!(rig.state("j"), Some(ended));
+        rig.until("the redelivery has decided", |rig| rig.queued() == 0)
+            .await;
+        let copies =
+            rig.parked(ParkDelay::TenSeconds).len() + rig.parked(ParkDelay::OneMinute).len();
+        assert_eq!(copies + rig.dead().len(), 1);
+        rig.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn jobs_that_had_not_started_when_the_channel_was_lost_are_not_run_from_it() {
+    let mut rig = Rig::start(Lane::Upload, [after(SECOND, stored())]);
+    rig.publish_all(&["a", "b", "c", "d"], &put()).await;
+    rig.until("two run and two wait", |rig| rig.calls() == 2)
+        .await;
+    rig.broker.lose_channels();
+    rig.until_settled().await;
+    rig.until("all are done", |rig| {
+        rig.jobs("put_object", "completed") == 4
+    })
+    .await;
+    assert_eq!(
+        (rig.calls(), rig.ledger.claims()),
+        (4, 6),
+        "two were claimed again, by their redeliveries"
+    );
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_without_a_broker_says_so_and_goes_on_when_it_is_back() {
+    let mut rig = Rig::start(Lane::Upload, [stored()]);
+    rig.publish(message("a", &put())).await;
+    rig.until_settled().await;
+    rig.broker.disconnect("power cut");
+    rig.until("it says so", |rig| {
+        rig.status.state() == LaneState::Disconnected("power cut".to_owned())
+    })
+    .await;
+    assert!(!rig.status.state().is_ready());
+    tokio::time::sleep(100 * SECOND).await;
+    rig.broker.reconnect();
+    rig.publish(message("b", &put())).await;
+    let began = tokio::time::Instant::now();
+    rig.until_state("b", State::Completed).await;
+    assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+    assert_eq!(rig.requeued("drain") + rig.requeued("circuit_open"), 0);
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_is_gone_is_waited_for() {
+    let mut rig = Rig::start(Lane::Upload, [stored()]);
+    rig.until("it consumes", |rig| {
+        rig.status.state() == LaneState::Consuming
+    })
+    .await;
+    rig.broker.delete_queue("t.upload");
+    rig.until("it says so", |rig| {
+        matches!(rig.status.state(), LaneState::Disconnected(_))
+    })
+    .await;
+    let reason = rig.status.state().reason().map(str::to_owned);
+    assert_eq!(reason.as_deref(), Some("queue: queue t.upload: missing"));
+    tokio::time::sleep(300 * SECOND).await;
+    rig.broker.declare_queue("t.upload");
+    rig.publish(message("j", &put())).await;
+    let began = tokio::time::Instant::now();
+    rig.until_state("j", State::Completed).await;
+    assert!(began.elapsed() <= 31 * SECOND, "{:?}", began.elapsed());
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_the_broker_has_forgotten_is_made_anew() {
+    let mut rig = Rig::start(Lane::Upload, [stored()]);
+    rig.until("it consumes", |rig| {
+        rig.status.state() == LaneState::Consuming
+    })
+    .await;
+    rig.broker.forget_consumers();
+    rig.publish(message("j", &put())).await;
+    rig.until_state("j", State::Completed).await;
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_whose_hands_are_full_is_not_taken_for_forgotten() {
+    let mut rig = Rig::with(Lane::Upload, [after(300 * SECOND, stored())], |limits| {
+        limits.job_deadline = HOUR;
+        limits.admission = 4;
+        limits.concurrency = 4;
+    });
+    rig.publish(message("busy", &put())).await;
+    // Deliveries of one job take no place of their own, but they count against the prefetch.
+    for _ in 0..3 {
+        rig.publish(message("busy", &put())).await;
+    }
+    rig.publish_all(&["waits", "too"], &put()).await;
+    rig.until("its hands are full", |rig| rig.running.attached() == 3)
+        .await;
+    tokio::time::sleep(5 * SECOND).await;
+    let deliveries = rig.broker.deliveries();
+    assert_eq!(deliveries, 4);
+    tokio::time::sleep(4 * SECOND).await;
+    assert_eq!(rig.broker.deliveries(), deliveries);
+    rig.stop.cancel();
+    rig.abort.cancel();
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_gives_back_what_has_not_started_and_lets_the_rest_finish() {
+    let mut rig = Rig::start(Lane::Upload, [after(5 * SECOND, stored())]);
+    rig.publish_all(&["a", "b", "c", "d", "e", "f"], &put())
+        .await;
+    rig.until("two run", |rig| rig.calls() == 2).await;
+    rig.stop.cancel();
+    rig.until("it drains", |rig| rig.status.state() == LaneState::Draining)
+        .await;
+    rig.until("the others are given back", |rig| {
+        rig.requeued("drain") == 2
+    })
+    .await;
+    assert_eq!((rig.status.in_flight(), rig.queued()), (2, 6));
+    rig.until("the two are done", |rig| {
+        rig.jobs("put_object", "completed") == 2
+    })
+    .await;
+    assert_eq!((rig.calls(), rig.broker.deliveries()), (2, 4));
+    assert!(!rig.status.state().is_ready());
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_outlasts_the_drain_is_interrupted_given_back_and_costs_nothing() {
+    let mut rig = Rig::start(Lane::Upload, [after(5 * SECOND, stored())]);
+    rig.publish(asked("j", &put())).await;
+    rig.until("it runs", |rig| rig.calls() == 1).await;
+    rig.stop.cancel();
+    rig.abort.cancel();
+    rig.until("it is given back", |rig| rig.requeued("drain") == 1)
+        .await;
+    let row = rig.ledger.row("j").unwrap();
+    assert_eq!((row.state, row.parks), (State::Interrupted, 0));
+    assert_eq!(rig.jobs("put_object", "interrupted"), 1);
+    assert!(rig.replies().is_empty());
+    assert_eq!(rig.stage.breaker.snapshot().consecutive_failures, 0);
+    rig.end().await;
+}

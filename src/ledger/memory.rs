@@ -1,0 +1,381 @@
+//! The ledger's twin in memory, on Tokio's clock, for tests of whatever stands on a ledger: rows by the same
+//! decisions as in the databases, and faults that are hard to time on a real one. It keeps no lists and no uploads.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::{
+    Claim, ClaimRequest, Committed, Ending, Fence, JobFilter, JobRecord, Ledger, LedgerError, Page,
+    StatRow, SweptUpload,
+    decision::{self, Decision, Row, Taking},
+};
+use crate::job::{
+    AttemptLog, BegunUpload, JobId, State, Timestamp, UploadNote, report::ReportedError,
+};
+
+/// One worker's handle; its clones and those for other workers share the rows.
+#[derive(Debug, Clone)]
+pub(crate) struct MemoryLedger {
+    worker: Arc<str>,
+    lease: Duration,
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    rows: HashMap<JobId, Kept>,
+    faults: Faults,
+    /// The clock's time at a moment of Tokio's.
+    began: (Timestamp, Instant),
+    /// How far the clock has been put on.
+    passed: Duration,
+    claims: u32,
+}
+
+/// What goes wrong from now on.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Faults {
+    /// Nothing can be read or written.
+    pub(crate) down: bool,
+    /// Claims go well, endings don't.
+    pub(crate) commits_down: bool,
+    /// Rows that the database refuses to take.
+    pub(crate) refused: HashSet<&'static str>,
+    /// Rows whose endings the database refuses.
+    pub(crate) refused_endings: HashSet<&'static str>,
+}
+
+#[derive(Debug, Clone)]
+struct Kept {
+    record: JobRecord,
+    row: Row,
+    failed: String,
+}
+
+impl MemoryLedger {
+    pub(crate) fn new(worker: &str, lease: Duration) -> Self {
+        let shared = Shared {
+            rows: HashMap::new(),
+            faults: Faults::default(),
+            began: (Timestamp::now(), Instant::now()),
+            passed: Duration::ZERO,
+            claims: 0,
+        };
+        Self {
+            worker: worker.into(),
+            lease,
+            shared: Arc::new(Mutex::new(shared)),
+        }
+    }
+
+    /// The same rows for another worker.
+    pub(crate) fn for_worker(&self, worker: &str) -> Self {
+        Self {
+            worker: worker.into(),
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn set(&self, change: impl FnOnce(&mut Faults)) {
+        change(&mut self.lock().faults);
+    }
+
+    /// Puts the clock on.
+    pub(crate) fn pass(&self, time: Duration) {
+        self.lock().passed += time;
+    }
+
+    pub(crate) fn row(&self, id: &str) -> Option<JobRecord> {
+        let shared = self.lock();
+        let kept = shared.rows.get(&JobId::parse(id).unwrap());
+        kept.map(|kept| kept.record.clone())
+    }
+
+    /// How many claims were asked for.
+    pub(crate) fn claims(&self) -> u32 {
+        self.lock().claims
+    }
+
+    /// Whether the job's letter is known to be in the dead queue.
+    pub(crate) fn is_buried(&self, id: &str) -> bool {
+        let shared = self.lock();
+        shared.rows[&JobId::parse(id).unwrap()].row.buried
+    }
+
+    /// Panics and unfinished claims in the row.
+    pub(crate) fn costs(&self, id: &str) -> (u32, u32) {
+        let shared = self.lock();
+        let row = &shared.rows[&JobId::parse(id).unwrap()].row;
+        (row.panics, row.unfinished)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap()
+    }
+
+    fn up(&self) -> Result<MutexGuard<'_, Shared>, LedgerError> {
+        let shared = self.lock();
+        if shared.faults.down {
+            return Err(LedgerError::Down("unplugged".to_owned()));
+        }
+        Ok(shared)
+    }
+}
+
+impl Shared {
+    fn now(&self) -> Timestamp {
+        let (time, moment) = self.began;
+        time.plus(moment.elapsed() + self.passed)
+    }
+
+    fn claim(&mut self, request: &ClaimRequest, worker: &str, lease: Duration) -> Claim {
+        let now = self.now();
+        let Some(kept) = self.rows.get_mut(&request.id) else {
+            let Taking { taken, replay } = decision::first(request, now);
+            let row = Row {
+                state: State::Running,
+                owner: worker.to_owned(),
+                leased_until: Some(now.plus(lease)),
+                fence: taken.fence,
+                attempts: taken.attempts,
+                parks: taken.parks,
+                panics: taken.panics,
+                unfinished: taken.unfinished,
+                replay,
+                enqueued_at: taken.enqueued_at,
+                started_at: taken.started_at,
+                age_from: taken.age_from,
+                buried: false,
+            };
+            let record = JobRecord {
+                id: request.id.clone(),
+                lane: request.lane,
+                operation: request.operation.as_str().to_owned(),
+                bucket: request.bucket.clone(),
+                key: request.key.clone(),
+                state: row.state,
+                attempts: row.attempts,
+                parks: row.parks,
+                replay,
+                error: None,
+                result: None,
+                enqueued_at: row.enqueued_at,
+                started_at: Some(row.started_at),
+                finished_at: None,
+                worker: Some(worker.to_owned()),
+                failed: Vec::new(),
+            };
+            let failed = String::new();
+            let kept = Kept {
+                record,
+                row,
+                failed,
+            };
+            self.rows.insert(request.id.clone(), kept);
+            return Claim::Taken(taken);
+        };
+        let record = Box::new(kept.record.clone());
+        match decision::decide(&kept.row, request, worker, now) {
+            Decision::Finished => Claim::Finished(record),
+            Decision::LeasedElsewhere => Claim::LeasedElsewhere,
+            Decision::Dead { buried, fence } => Claim::Dead {
+                record,
+                buried,
+                fence,
+            },
+            Decision::Take(Taking { taken, replay }) => {
+                kept.row = Row {
+                    state: State::Running,
+                    owner: worker.to_owned(),
+                    leased_until: Some(now.plus(lease)),
+                    fence: taken.fence,
+                    parks: taken.parks,
+                    panics: taken.panics,
+                    unfinished: taken.unfinished,
+                    replay,
+                    age_from: taken.age_from,
+                    buried: false,
+                    ..kept.row.clone()
+                };
+                kept.record.state = State::Running;
+                kept.record.worker = Some(worker.to_owned());
+                kept.record.parks = taken.parks;
+                kept.record.replay = replay;
+                kept.record.finished_at = None;
+                Claim::Taken(taken)
+            }
+        }
+    }
+
+    fn commit(&mut self, ending: &Ending) -> Committed {
+        let now = self.now();
+        let kept = self.rows.get_mut(&ending.id);
+        let Some(kept) = kept.filter(|kept| {
+            let state = kept.row.state;
+            kept.row.fence == ending.fence && (state == State::Running || state == ending.state)
+        }) else {
+            return Committed::Superseded;
+        };
+        (kept.row.state, kept.row.leased_until) = (ending.state, None);
+        kept.row.attempts = ending.attempts;
+        (kept.row.parks, kept.row.panics) = (ending.parks, ending.panics);
+        let record = &mut kept.record;
+        record.state = ending.state;
+        (record.attempts, record.parks) = (ending.attempts, ending.parks);
+        record.finished_at = ending.state.is_final().then_some(now);
+        if !ending.keeps_error() {
+            record.error = ending.failure.as_ref().map(ReportedError::from);
+        }
+        record.result.clone_from(&ending.result);
+        if let Some(failed) = ending.failed.to_text()
+            && !kept.failed.starts_with(&failed)
+        {
+            kept.failed = format!("{failed}\n{}", kept.failed);
+            kept.failed.truncate(4096);
+            record.failed = AttemptLog::read(&kept.failed);
+        }
+        Committed::Recorded(Box::new(record.clone()))
+    }
+
+    fn held(&mut self, (id, fence): &(JobId, Fence), state: State) -> Option<&mut Row> {
+        let row = &mut self.rows.get_mut(id)?.row;
+        (row.fence == *fence && row.state == state).then_some(row)
+    }
+}
+
+fn refusal(id: &JobId) -> LedgerError {
+    LedgerError::Refused(format!("row {id} breaks a rule"))
+}
+
+#[async_trait]
+impl Ledger for MemoryLedger {
+    async fn claim(&self, requests: &[ClaimRequest]) -> Result<Vec<Claim>, LedgerError> {
+        let mut shared = self.up()?;
+        let refused = |request: &&ClaimRequest| shared.faults.refused.contains(request.id.as_str());
+        if let Some(request) = requests.iter().find(refused) {
+            return Err(refusal(&request.id));
+        }
+        let claims = requests.iter();
+        let claims = claims.map(|request| {
+            shared.claims += 1;
+            shared.claim(request, &self.worker, self.lease)
+        });
+        Ok(claims.collect())
+    }
+
+    async fn commit(&self, endings: &[Ending]) -> Result<Vec<Committed>, LedgerError> {
+        let mut shared = self.up()?;
+        if shared.faults.commits_down {
+            return Err(LedgerError::Down("disk full".to_owned()));
+        }
+        let refused = |one: &&Ending| shared.faults.refused_endings.contains(one.id.as_str());
+        if let Some(ending) = endings.iter().find(refused) {
+            return Err(refusal(&ending.id));
+        }
+        Ok(endings.iter().map(|ending| shared.commit(ending)).collect())
+    }
+
+    async fn renew(&self, held: &[(JobId, Fence)]) -> Result<Vec<bool>, LedgerError> {
+        let mut shared = self.up()?;
+        let until = shared.now().plus(self.lease);
+        let renew = |one| {
+            let row = shared.held(one, State::Running);
+            row.map(|row| row.leased_until = Some(until)).is_some()
+        };
+        Ok(held.iter().map(renew).collect())
+    }
+
+    async fn note_buried(&self, held: &[(JobId, Fence)]) -> Result<(), LedgerError> {
+        let mut shared = self.up()?;
+        for one in held {
+            if let Some(row) = shared.held(one, State::DeadLettered) {
+                row.buried = true;
+            }
+        }
+        Ok(())
+    }
+
+    async fn get(&self, id: &JobId) -> Result<Option<JobRecord>, LedgerError> {
+        Ok(self.up()?.rows.get(id).map(|kept| kept.record.clone()))
+    }
+
+    async fn list(&self, _: &JobFilter) -> Result<Page, LedgerError> {
+        let jobs = Vec::new();
+        Ok(Page { jobs, next: None })
+    }
+
+    async fn stats(&self) -> Result<Vec<StatRow>, LedgerError> {
+        Ok(Vec::new())
+    }
+
+    async fn purge(&self, _: Duration, _: u32) -> Result<u64, LedgerError> {
+        self.up().map(|_| 0)
+    }
+
+    async fn note_upload(&self, _: &JobId, _: Fence, _: &UploadNote) -> Result<bool, LedgerError> {
+        self.up().map(|_| true)
+    }
+
+    async fn recall_upload(&self, _: &JobId) -> Result<Option<BegunUpload>, LedgerError> {
+        self.up().map(|_| None)
+    }
+
+    async fn sweep_uploads(&self, _: Duration, _: u32) -> Result<Vec<SweptUpload>, LedgerError> {
+        Ok(Vec::new())
+    }
+
+    async fn probe(&self) -> Result<(), LedgerError> {
+        let commits_down = self.up()?.faults.commits_down;
+        if commits_down {
+            return Err(LedgerError::Down("disk full".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// The twin keeps the promises that it makes.
+mod tests {
+    use super::{super::contract_tests::*, *};
+
+    #[async_trait]
+    impl TestDatabase for MemoryLedger {
+        async fn ledger(&self, worker: &str) -> Arc<dyn Ledger> {
+            Arc::new(self.for_worker(worker))
+        }
+
+        async fn pass(&self, time: Duration) {
+            MemoryLedger::pass(self, time);
+        }
+
+        async fn end(self) {}
+    }
+
+    async fn empty() -> Option<MemoryLedger> {
+        Some(MemoryLedger::new("a", LEASE))
+    }
+
+    ledger_contract! { @each empty =>
+        a_new_job_is_taken_with_what_its_delivery_carries
+        a_job_given_back_is_taken_again_with_its_own_counts
+        a_job_that_another_worker_runs_is_not_taken
+        a_lease_that_ran_out_is_taken_and_counted_and_the_late_loser_is_refused
+        a_renewed_lease_holds
+        a_lease_that_ran_out_is_still_good_while_nobody_took_the_row
+        a_worker_may_claim_again_what_it_holds
+        a_finished_job_is_final_for_every_claim
+        a_dead_job_is_claimed_only_by_a_replay_which_resets_its_counts
+        a_burial_is_noted_for_the_claim_that_it_belongs_to
+        unfinished_claims_add_up_until_a_replay
+        an_ending_whose_answer_was_lost_may_be_given_again
+        failed_attempts_are_kept_once_the_newest_first
+        an_ending_names_the_last_error_until_the_job_completes
+        answers_come_in_the_order_of_the_questions
+        two_workers_never_take_the_same_job
+    }
+}
