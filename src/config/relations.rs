@@ -59,6 +59,13 @@ pub(super) fn check(settings: &Settings, raw: &Raw, problems: &mut Problems) {
         "at most",
         "circuit.open_max",
     );
+    // Else a job that still runs would be forgotten, with what it has begun and cost.
+    demand(
+        settings.ledger.retention >= settings.limits.max_job_age,
+        "ledger.retention",
+        "at least",
+        "limits.max_job_age",
+    );
     // Else not a single part could be read.
     demand(
         settings.upload.memory_budget >= settings.upload.part_size,

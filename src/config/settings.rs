@@ -240,7 +240,7 @@ impl Checksums {
 pub struct LedgerSettings {
     /// `sqlite` or `postgres`; may hold a password.
     pub url: SecretString,
-    /// How long finished jobs are remembered.
+    /// How long finished jobs are remembered, and unfinished ones that nobody has asked for since.
     pub retention: Duration,
     /// Whether a worker applies pending migrations.
     pub migrate: bool,

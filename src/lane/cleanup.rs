@@ -196,6 +196,7 @@ impl Gatherer {
             parts: Arc::default(),
             uploads: None,
             lease: None,
+            unfinished: 0,
             enqueued_at: Timestamp::now(),
         };
         self.batches.spawn(async move {

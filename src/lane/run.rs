@@ -70,6 +70,7 @@ pub(super) async fn run(
         calls: Arc::clone(&calls),
         failed: Arc::clone(&failed),
         lease: taken.map(|taken| lease(lane, job, taken)),
+        unfinished: taken.map_or(0, |taken| taken.unfinished),
         enqueued_at: taken.map_or_else(
             || job.enqueued_at(Timestamp::now()),
             |taken| taken.enqueued_at,

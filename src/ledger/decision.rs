@@ -10,7 +10,8 @@ pub(super) struct Row {
     pub(super) state: State,
     /// Who claimed it last.
     pub(super) owner: String,
-    /// Until when, while it runs.
+    /// Until when, while it runs. A row that was given back unfinished keeps the time when it was, so that it can
+    /// be told how long nobody has asked for it; it decides nothing here.
     pub(super) leased_until: Option<Timestamp>,
     pub(super) fence: Fence,
     pub(super) attempts: u32,
@@ -185,6 +186,14 @@ mod tests {
         };
         let table = [
             ("parked", row(State::Retrying), resumed(3)),
+            (
+                "parked, and the clock went back since",
+                Row {
+                    leased_until: Some(at(2_000)),
+                    ..row(State::Retrying)
+                },
+                resumed(3),
+            ),
             ("requeued", row(State::Requeued), resumed(3)),
             ("interrupted", row(State::Interrupted), resumed(3)),
             ("completed", row(State::Completed), Decision::Finished),

@@ -1,8 +1,8 @@
 //! `jobs list`: which index answers a filter, and the SQL for it. The same text for every database.
 //!
 //! Every filter but one is a range of one index that is in the list's order already, so a page costs what
-//! it shows. Keys of a prefix are sorted, unless there are more than [`SORTABLE`]: then the newest jobs are
-//! looked through for them. With several filters the one that matches least leads, and the others are checked
+//! it shows. Keys of a prefix are sorted, unless more than [`SORTABLE`] match: then the newest jobs are
+//! looked through for them, those of the bucket or of the operation if there is one. With several filters the one that matches least leads, and the others are checked
 //! entry by entry; which that is, a count that stops early tells. When all match many jobs, one leads whose index
 //! holds what the others ask for, so that jobs which don't match cost no look at their rows (`benches/ledger_lists.rs`).
 
@@ -13,7 +13,8 @@ use crate::job::{JobId, OperationName, State, Timestamp};
 
 /// Counting the matches of a filter stops here: from then on it doesn't matter how many more there are.
 const MANY: i64 = 20_000;
-/// That many keys of a prefix are sorted by time; more are rather looked for among the newest jobs.
+/// That many keys of a prefix are sorted by time; more are rather looked for among the newest jobs, of which so
+/// many match that they are soon found.
 const SORTABLE: i64 = 100_000;
 
 /// Jobs counted by lane, state and error code, in that order of columns.
@@ -79,37 +80,44 @@ pub(super) async fn list<R: Reader>(reader: &R, filter: &JobFilter) -> Result<Pa
     Ok(Page { jobs, next })
 }
 
-/// The leads whose queries together hold what the filter matches: one, or for a lane one an operation.
+/// The leads whose queries together hold what the filter matches: one, for a lane one an operation, and none when it is
+/// known to match nothing.
 async fn leads<R: Reader>(reader: &R, filter: &JobFilter) -> Result<Vec<Lead>, LedgerError> {
     if operations(filter).is_some_and(|names| names.is_empty()) {
         return Ok(Vec::new());
     }
-    let mut candidates = candidates(filter);
+    let candidates = candidates(filter);
     let Some(first) = candidates.first() else {
         return Ok(vec![Lead::Time]);
     };
-    if candidates.len() == 1 {
-        let too_many = match first.as_slice() {
-            [lead @ Lead::KeyPrefix(_)] => {
-                reader.count(&few(filter, lead, SORTABLE)).await? == SORTABLE
-            }
-            _ => false,
-        };
-        let only = candidates.swap_remove(0);
-        return Ok(if too_many { vec![Lead::Time] } else { only });
-    }
     let mut fewest = (MANY, None);
-    for leads in &candidates {
-        let mut matches = 0;
-        for lead in leads {
-            matches += reader.count(&few(filter, lead, MANY)).await?;
+    if candidates.len() > 1 {
+        for leads in &candidates {
+            let mut matches = 0;
+            for lead in leads {
+                matches += reader.count(&few(filter, lead, MANY)).await?;
+            }
+            if matches < fewest.0 {
+                fewest = (matches, Some(leads));
+            }
         }
-        if matches < fewest.0 {
-            fewest = (matches, Some(leads));
-        }
+    }
+    if let Some(fewest) = fewest.1 {
+        return Ok(fewest.clone());
     }
     // The candidates are in such an order that the first one's index holds the others' columns.
-    Ok(fewest.1.unwrap_or(first).clone())
+    let [keys @ Lead::KeyPrefix(_)] = first.as_slice() else {
+        return Ok(first.clone());
+    };
+    match reader.count(&few_of_all(filter, keys, SORTABLE)).await? {
+        0 => Ok(Vec::new()),
+        SORTABLE => {
+            // One walk that finds all. Of a lane's operations some might have no such keys, and be read to their end.
+            let walk = candidates.get(1).filter(|leads| leads.len() == 1);
+            Ok(walk.cloned().unwrap_or_else(|| vec![Lead::Time]))
+        }
+        _ => Ok(first.clone()),
+    }
 }
 
 /// Each filter that is set, as leads. The index of each holds the columns of all that come after it
@@ -153,40 +161,7 @@ fn page(filter: &JobFilter, lead: &Lead, columns: &str) -> Query {
     query.push(columns);
     query.push(" from jobs where id in (select id from jobs where ");
     query.range(lead, filter);
-    // `|| ''` keeps a database from leading with this column's index instead.
-    let mut also = |column: &str, value: &str| {
-        query.push(&format!(" and {column} || '' = "));
-        query.value(Value::Text(value.to_owned()));
-    };
-    if let Some(state) = filter.state.filter(|_| !matches!(lead, Lead::State(_))) {
-        also("state", state.as_str());
-    }
-    if let Some(bucket) = filter
-        .bucket
-        .as_ref()
-        .filter(|_| !matches!(lead, Lead::Bucket(_)))
-    {
-        also("bucket", bucket);
-    }
-    if let Some(code) = filter
-        .code
-        .as_ref()
-        .filter(|_| !matches!(lead, Lead::Code(_)))
-    {
-        also("error_code", code);
-    }
-    if let Some(names) = operations(filter).filter(|_| !matches!(lead, Lead::Operation(_))) {
-        query.one_of("operation", &names);
-    }
-    let leads_keys = matches!(lead, Lead::KeyPrefix(_));
-    if let Some(prefix) = filter
-        .key_prefix
-        .as_ref()
-        .filter(|text| !text.is_empty() && !leads_keys)
-    {
-        query.push(" and ");
-        query.prefix("key || ''", prefix);
-    }
+    query.rest(lead, filter);
     query.push(match lead {
         Lead::Time => " order by enqueued_at desc, id desc limit ",
         Lead::State(_) => " order by state desc, enqueued_at desc, id desc limit ",
@@ -205,6 +180,18 @@ fn few(filter: &JobFilter, lead: &Lead, most: i64) -> Query {
     let mut query = Query::default();
     query.push("select count(*) from (select 1 from jobs where ");
     query.range(lead, filter);
+    query.push(" limit ");
+    query.limit(most);
+    query.push(") as few");
+    query
+}
+
+/// How many jobs match the lead and the rest of the filter, counted to `most` only.
+fn few_of_all(filter: &JobFilter, lead: &Lead, most: i64) -> Query {
+    let mut query = Query::default();
+    query.push("select count(*) from (select 1 from jobs where ");
+    query.range(lead, filter);
+    query.rest(lead, filter);
     query.push(" limit ");
     query.limit(most);
     query.push(") as few");
@@ -244,6 +231,44 @@ impl Query {
             self.value(Value::Text(name.as_str().to_owned()));
         }
         self.push(")");
+    }
+
+    /// The rest of the filter, in columns that lead to no index.
+    fn rest(&mut self, lead: &Lead, filter: &JobFilter) {
+        // `|| ''` keeps a database from leading with this column's index instead.
+        let mut also = |column: &str, value: &str| {
+            self.push(&format!(" and {column} || '' = "));
+            self.value(Value::Text(value.to_owned()));
+        };
+        if let Some(state) = filter.state.filter(|_| !matches!(lead, Lead::State(_))) {
+            also("state", state.as_str());
+        }
+        if let Some(bucket) = filter
+            .bucket
+            .as_ref()
+            .filter(|_| !matches!(lead, Lead::Bucket(_)))
+        {
+            also("bucket", bucket);
+        }
+        if let Some(code) = filter
+            .code
+            .as_ref()
+            .filter(|_| !matches!(lead, Lead::Code(_)))
+        {
+            also("error_code", code);
+        }
+        if let Some(names) = operations(filter).filter(|_| !matches!(lead, Lead::Operation(_))) {
+            self.one_of("operation", &names);
+        }
+        let leads_keys = matches!(lead, Lead::KeyPrefix(_));
+        if let Some(prefix) = filter
+            .key_prefix
+            .as_ref()
+            .filter(|text| !text.is_empty() && !leads_keys)
+        {
+            self.push(" and ");
+            self.prefix("key || ''", prefix);
+        }
     }
 
     /// The lead's jobs in the filter's time, after its cursor.
@@ -422,6 +447,15 @@ pub(super) fn every_query(columns: &str) -> Vec<Planned> {
                 // The page itself, of a few rows, and the keys of a prefix.
                 sorts: 1 + sorts,
             });
+            if position == 0 && matches!(lead, Lead::KeyPrefix(_)) {
+                planned.push(Planned {
+                    query: few_of_all(&filter, &lead, SORTABLE),
+                    index,
+                    all: false,
+                    covers: true,
+                    sorts: 0,
+                });
+            }
             if lead != Lead::Time {
                 planned.push(Planned {
                     query: few(&filter, &lead, MANY),
@@ -437,21 +471,5 @@ pub(super) fn every_query(columns: &str) -> Vec<Planned> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_prefix_ends_before_the_next_text() {
-        let table = [
-            ("a", Some("b")),
-            ("a/", Some("a0")),
-            ("é", Some("ê")),
-            ("x\u{d7ff}", Some("x\u{e000}")),
-            ("x\u{10ffff}", Some("y")),
-            ("\u{10ffff}", None),
-        ];
-        for (prefix, end) in table {
-            assert_eq!(after_prefix(prefix).as_deref(), end, "{prefix:?}");
-        }
-    }
-}
+#[path = "listing_tests.rs"]
+mod tests;

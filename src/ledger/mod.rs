@@ -59,7 +59,11 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
     /// Jobs counted by lane, state and error code. Reads every row: for people, not for a hot path.
     async fn stats(&self) -> Result<Vec<StatRow>, LedgerError>;
 
-    /// Deletes at most `limit` finished rows that ended more than `retention` ago; says how many went.
+    /// Deletes at most `limit` rows; says how many went: finished ones that ended more than `retention` ago, and
+    /// unfinished ones that nobody has held for as long. A job that lives is claimed again sooner, or waits in its
+    /// queue; one that RabbitMQ let go of unseen (a purged queue, `expiration`, the delivery limit) never is. Should
+    /// it come after all, it is new, with the counts that its delivery carries. Unfinished rows of `delete_prefix`
+    /// stay.
     async fn purge(&self, retention: Duration, limit: u32) -> Result<u64, LedgerError>;
 
     /// Notes what became of an upload of a job. Something begun is noted only while the job is held with that

@@ -351,6 +351,7 @@ impl CallContext {
             parts: std::sync::Arc::clone(&self.parts),
             uploads: None,
             lease: self.lease.clone(),
+            unfinished: self.unfinished,
             enqueued_at: self.enqueued_at,
         }
     }

@@ -1,7 +1,8 @@
 //! Where the bytes of a read go to: a file beneath a root, whole or not at all.
 //!
 //! The bytes go into a hidden file of a name of its own, beside the target; only when all of them are there and
-//! on the disk is it renamed. Its folder is opened once, as `beneath.rs` opens, and everything else happens
+//! on the disk is it renamed. A worker that is killed leaves that file; its name tells the job and the target, so that
+//! the job's next run removes it. Its folder is opened once, as `beneath.rs` opens, and everything else happens
 //! relative to it, so that no link and no race leads elsewhere. Folders are never made, and nothing but a
 //! regular file is replaced.
 
@@ -17,15 +18,28 @@ use std::{
 use bytes::Bytes;
 use rustix::{
     fd::{AsFd, OwnedFd},
-    fs::{AtFlags, FileType, Mode, OFlags, fsync, openat, renameat, statat, unlinkat},
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, fsync, openat, renameat, statat, unlinkat},
     io::Errno,
 };
+use sha2::{Digest, Sha256};
 
 use super::beneath::{self, blocking};
 use crate::job::{
-    Failure, FailureClass,
+    Failure, FailureClass, JobId,
     place::{Refused, Roots},
 };
+
+/// How hidden names end.
+const SUFFIX: &str = ".part";
+
+/// What became of the job's runs before this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EarlierRuns {
+    /// They ended, and cleared up.
+    Ended,
+    /// The worker of one died, and may have left its file.
+    Died,
+}
 
 /// A file that is being written, under a name of its own. Dropped before [`PartFile::commit`], it is deleted.
 #[derive(Debug)]
@@ -47,19 +61,24 @@ struct Place {
 }
 
 impl PartFile {
-    /// Begins a file that is to become `path`, an absolute one.
+    /// Begins a file of that job that is to become `path`, an absolute one. What runs that died left of it is removed.
     ///
     /// Fails `job_local`: `forbidden_source` beyond the roots, `destination_not_found` when there is no such
     /// folder, `destination_not_a_file` when something else than a file is there, `destination_access_denied`;
     /// `unavailable` for the worker's trouble, such as a volume that is not mounted.
-    pub(super) async fn create(roots: &Roots, path: &Path) -> Result<Self, Failure> {
+    pub(super) async fn create(
+        roots: &Roots,
+        path: &Path,
+        job: &JobId,
+        earlier: EarlierRuns,
+    ) -> Result<Self, Failure> {
         let (root, relative) = roots.covering(path).map_err(|refused| match refused {
             Refused::Forbidden(why) => Failure::forbidden(why),
             Refused::Malformed(rule) => Failure::forbidden(format!("the path {rule}")),
         })?;
         let (root, path, setting) = (root.to_owned(), path.to_owned(), roots.setting());
-        let temporary = format!(".brigade-{:016x}.part", fastrand::u64(..)).into();
-        blocking(move || create(&root, &relative, path, setting, temporary)).await
+        let hidden = hidden(job, &path);
+        blocking(move || create(&root, &relative, path, setting, (&hidden, earlier))).await
     }
 
     /// Writes bytes behind those that are there. Must not be dropped before it is done.
@@ -117,7 +136,7 @@ fn create(
     relative: &Path,
     path: PathBuf,
     setting: &str,
-    temporary: OsString,
+    (hidden, earlier): (&str, EarlierRuns),
 ) -> Result<PartFile, Failure> {
     let opened = beneath::open_root(root).map_err(|error| {
         let message = format!("folder {root:?} of {setting} can't be opened: {error}");
@@ -137,6 +156,10 @@ fn create(
             .map_err(|error| unopened(&path, setting, &error))?,
     };
     check_target(&folder, &target, &path, setting)?;
+    if earlier == EarlierRuns::Died {
+        clear(&folder, hidden);
+    }
+    let temporary = OsString::from(format!("{hidden}{:016x}{SUFFIX}", fastrand::u64(..)));
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // As any program makes files: what the process's umask leaves.
     let mode = Mode::from_raw_mode(0o666);
@@ -153,6 +176,47 @@ fn create(
         file: Arc::new(File::from(file)),
         written: 0,
     })
+}
+
+/// How the hidden names of a job's file begin: with a hash of the job and of the target as the job names it. The rest is
+/// each run's own.
+fn hidden(job: &JobId, path: &Path) -> String {
+    let mut hash = Sha256::new_with_prefix(job.as_str());
+    hash.update([0]);
+    hash.update(path.as_os_str().as_encoded_bytes());
+    let mut name = ".brigade-".to_owned();
+    for byte in &hash.finalize()[..8] {
+        name.push_str(&format!("{byte:02x}"));
+    }
+    name.push('-');
+    name
+}
+
+/// Removes the files that runs of this job left, and nothing else. A worker that was taken for dead and still writes
+/// can't finish then; its run is void anyway. Best effort: what stays is in nobody's way.
+fn clear(folder: &OwnedFd, hidden: &str) {
+    let Ok(entries) = Dir::read_from(folder) else {
+        return;
+    };
+    let left: Vec<_> = entries
+        .map_while(Result::ok)
+        .filter(|entry| is_of(entry.file_name().to_bytes(), hidden))
+        .collect();
+    for entry in left {
+        let name = entry.file_name();
+        let found = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+        let is_file = |mode| FileType::from_raw_mode(mode) == FileType::RegularFile;
+        if found.is_ok_and(|found| is_file(found.st_mode)) {
+            unlinkat(folder, name, AtFlags::empty()).unwrap_or_default();
+        }
+    }
+}
+
+/// Whether a name is one of those that begin so.
+fn is_of(name: &[u8], hidden: &str) -> bool {
+    let own = name.strip_prefix(hidden.as_bytes());
+    let own = own.and_then(|rest| rest.strip_suffix(SUFFIX.as_bytes()));
+    own.is_some_and(|own| own.len() == 16 && own.iter().all(u8::is_ascii_hexdigit))
 }
 
 fn check_target(

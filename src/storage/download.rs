@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 
 use super::{
     Done, Stop,
-    destination::PartFile,
+    destination::{EarlierRuns, PartFile},
     error,
     guard::Attempt,
     service::{StorageService, timestamp, unsigned},
@@ -71,7 +71,12 @@ impl StorageService<'_> {
     /// Fails as [`PartFile::create`] does, before any call; `conflict` as `object_changed` when it is another one
     /// after a cut; `unavailable` as `checksum_mismatch` when the bytes are not those that S3 vouches for.
     pub(super) async fn download(&self, get: &GetObject, path: &Path) -> Result<Done, Stop> {
-        let part = PartFile::create(&self.0.storage.destinations, path).await;
+        let earlier = match self.0.context.unfinished {
+            0 => EarlierRuns::Ended,
+            _ => EarlierRuns::Died,
+        };
+        let roots = &self.0.storage.destinations;
+        let part = PartFile::create(roots, path, self.0.job, earlier).await;
         let progress = Mutex::new(Progress {
             part: part.map_err(Stop::Failed)?,
             buffer: BytesMut::new(),

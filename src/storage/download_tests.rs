@@ -299,3 +299,77 @@ async fn no_path_leads_out_of_the_roots_or_onto_anything_but_a_file() {
     stage.run(to(&here("inside/x"), None)).await.unwrap();
     assert_eq!(fs::read_to_string(here("sub/x")).unwrap(), "hello");
 }
+
+/// A download whose worker is killed while the bytes come; the name of what it leaves.
+async fn killed(folder: &tempfile::TempDir, job: crate::job::Job) -> String {
+    let before = names(folder);
+    let mut stage = Stage::new([Answer::Stalls(vec!["some"])]);
+    let roots = Roots::new("destinations.file_roots", vec![folder.path().to_owned()]);
+    Arc::get_mut(&mut stage.storage).unwrap().destinations = Arc::new(roots);
+    let (stage, job) = (Box::leak(Box::new(stage)), Box::leak(Box::new(job)));
+    let context = Box::leak(Box::new(stage.context()));
+    let mut run = Box::pin(stage.storage.run(job, context));
+    let second = std::time::Duration::from_secs(1);
+    assert!(tokio::time::timeout(second, &mut run).await.is_err());
+    // Nothing that it would do at its end is done.
+    std::mem::forget(run);
+    let mut left = names(folder);
+    left.retain(|name| !before.contains(name));
+    assert_eq!(left.len(), 1, "{left:?}");
+    left.remove(0)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_killed_run_left_is_removed_by_the_jobs_next_one_and_nothing_else_is() {
+    use crate::{
+        job::JobId,
+        storage::{CallContext, script::job},
+    };
+    let (stage, folder) = stage([whole("hello"), whole("hello")]);
+    let here = |name: &str| folder.path().join(name);
+    let get = || job(to(&here("file"), None));
+    let other_job = crate::job::Job {
+        id: JobId::parse("job-2").unwrap(),
+        ..get()
+    };
+    let others = [
+        killed(&folder, other_job).await,
+        killed(&folder, job(to(&here("other"), None))).await,
+    ];
+    let ours = [killed(&folder, get()).await, killed(&folder, get()).await];
+    // Of our form, and no such file.
+    let form = ours[0].strip_suffix(".part").unwrap();
+    let alike = |digits: &str| format!("{}{digits}.part", &form[..form.len() - digits.len()]);
+    let (link, sub) = (alike("0000"), alike("1111"));
+    let outside = tempfile::NamedTempFile::new().unwrap();
+    symlink(outside.path(), here(&link)).unwrap();
+    fs::create_dir(here(&sub)).unwrap();
+    let odd = [
+        format!("{form}0.part"),
+        format!("{form}.parts"),
+        format!("{}.part", form.replace('-', "_")),
+        format!("{}zz.part", &form[..form.len() - 2]),
+        ".brigade-0123456789abcdef.part".to_owned(),
+    ];
+    for name in &odd {
+        fs::write(here(name), "not ours").unwrap();
+    }
+    let mut stays: Vec<_> = others.into_iter().chain(odd).chain([link, sub]).collect();
+    stays.push("file".to_owned());
+    stays.sort();
+
+    stage.run(to(&here("file"), None)).await.unwrap();
+    for name in &ours {
+        assert!(here(name).exists(), "no worker is known to have died");
+    }
+    let context = CallContext {
+        unfinished: 1,
+        ..stage.context()
+    };
+    stage
+        .run_in(to(&here("file"), None), &context)
+        .await
+        .unwrap();
+    assert_eq!(names(&folder), stays);
+    assert!(outside.path().exists());
+}

@@ -178,6 +178,8 @@ pub struct CallContext {
     pub failed: Arc<Mutex<AttemptLog>>,
     /// Asked before each attempt; `None` when nothing is claimed, as for a read that is run again for its answer.
     pub lease: Option<Lease>,
+    /// Earlier runs of the job whose worker died: what they left is to be cleared away.
+    pub unfinished: u32,
     /// When the job was enqueued, the same in every run.
     pub enqueued_at: Timestamp,
     /// Raised for every part of an upload that S3 has taken.

@@ -316,6 +316,7 @@ impl Stage {
             calls: Arc::clone(&self.calls),
             failed: Arc::default(),
             lease: None,
+            unfinished: 0,
             enqueued_at: Timestamp::from_micros(1_774_000_000_500_000),
             parts: Arc::default(),
             uploads: None,

@@ -170,3 +170,40 @@ async fn a_download_cut_at_ten_random_places_is_whole_and_nothing_is_fetched_twi
     worker.drain(stage::PATIENCE).await;
     stage.assert_all_completed().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_leaves_no_hidden_file_once_its_download_is_there() {
+    let (stage, folder) = stage_with_folder().await;
+    let mut stage = stage.set("ledger.lease", "3s");
+    stage
+        .store([("k".to_owned(), "text".to_owned())].into_iter())
+        .await;
+    let hidden = || {
+        let names = fs::read_dir(&folder).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with(".brigade-")).count()
+    };
+    let path = format!("{folder}/out");
+    let get = json!({"version": 1, "operation": "get_object", "bucket": "b", "key": "k",
+        "destination": {"file": path}});
+    stage.declare().await;
+    stage.publish(Lane::Read, stage::message("get", &get)).await;
+    let reads = Rule::new(Fault::Hang).operation(S3Operation::GetObject);
+    let held = stage.s3.faults().add(reads);
+    let mut worker = stage.process();
+    stage::eventually("the download is under way", async || {
+        (held.fired() == 1).then_some(())
+    })
+    .await;
+    worker.kill();
+    assert_eq!(hidden(), 1);
+    held.remove();
+    // A lease that has not run out parks the job for longer than it lasts.
+    tokio::time::sleep(std::time::Duration::from_millis(3_200)).await;
+    let worker = stage.worker().await;
+    stage.until("get", State::Completed).await;
+    assert_eq!(fs::read_to_string(&path).unwrap(), "text");
+    assert_eq!(hidden(), 0);
+    worker.drain(stage::PATIENCE).await;
+    stage.assert_all_completed().await;
+}

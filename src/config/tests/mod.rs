@@ -83,7 +83,7 @@ const CONTRACT_DEFAULTS: [(&str, &str); 29] = [
 ];
 
 /// A key, a value that is too risky for it, the relation, and the other setting with its default.
-const RISKY_PAIRS: [(&str, &str, &str, &str, &str); 7] = [
+const RISKY_PAIRS: [(&str, &str, &str, &str, &str); 8] = [
     (
         "lanes.upload.prefetch",
         "63",
@@ -125,6 +125,13 @@ const RISKY_PAIRS: [(&str, &str, &str, &str, &str); 7] = [
         "at most",
         "circuit.open_max",
         "60s",
+    ),
+    (
+        "ledger.retention",
+        "23h",
+        "at least",
+        "limits.max_job_age",
+        "24h",
     ),
     (
         "upload.memory_budget",

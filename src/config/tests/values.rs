@@ -154,6 +154,7 @@ fn a_risky_pair_names_both_settings_their_values_and_origins() {
         .flag("limits.job_deadline", "1799s")
         .flag("circuit.probe_timeout", "40s")
         .flag("circuit.open_base", "60s")
+        .flag("ledger.retention", "24h")
         .flag("upload.memory_budget", "8MiB");
     assert!(load(&edges.0).is_ok());
 }

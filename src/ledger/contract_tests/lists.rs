@@ -214,13 +214,9 @@ pub(in crate::ledger) async fn stats_count_by_lane_state_and_code(database: &imp
 
 pub(in crate::ledger) async fn only_old_endings_are_purged(database: &impl TestDatabase) {
     let ledger = database.ledger("a").await;
-    for state in State::ALL
-        .into_iter()
-        .filter(|state| *state != State::Running)
-    {
+    for state in State::ALL.into_iter().filter(|state| state.is_final()) {
         run(&ledger, state.as_str(), state).await;
     }
-    take(&ledger, request("running")).await;
     database.pass(DAY).await;
     run(&ledger, "young", State::Completed).await;
 
@@ -228,7 +224,78 @@ pub(in crate::ledger) async fn only_old_endings_are_purged(database: &impl TestD
     assert_eq!(ledger.purge(DAY, 2).await.unwrap(), 2);
     assert_eq!(ledger.purge(DAY, 2).await.unwrap(), 1);
     assert_eq!(ledger.purge(DAY, 2).await.unwrap(), 0);
-    let left: BTreeSet<_> = names(&ledger, &filter()).await.into_iter().collect();
-    let expected = ["interrupted", "requeued", "retrying", "running", "young"];
-    assert_eq!(left, expected.map(str::to_owned).into());
+    assert_eq!(names(&ledger, &filter()).await, ["young"]);
+}
+
+/// A job in each of the states that are not the last, named after it.
+async fn unfinished(ledger: &Arc<dyn Ledger>) -> Vec<State> {
+    let passing = State::ALL.into_iter().filter(|state| !state.is_final());
+    let passing: Vec<State> = passing.collect();
+    for state in &passing {
+        if *state == State::Running {
+            take(ledger, request(state.as_str())).await;
+        } else {
+            run(ledger, state.as_str(), *state).await;
+        }
+    }
+    passing
+}
+
+pub(in crate::ledger) async fn a_job_that_nobody_has_held_for_the_retention_is_forgotten(
+    database: &impl TestDatabase,
+) {
+    let (one, other) = (database.ledger("a").await, database.ledger("b").await);
+    let passing = unfinished(&one).await;
+    assert_eq!(passing.len(), 4);
+    let young = ClaimRequest {
+        enqueued_at: Timestamp::now(),
+        ..request("young")
+    };
+    let taken = take(&one, young).await;
+    record(&one, ending("young", taken, State::Retrying)).await;
+    database.pass(DAY).await;
+    // Those that live are claimed again, or their lease is renewed.
+    for name in ["held", "parked"] {
+        let taken = take(&one, request(name)).await;
+        if name == "parked" {
+            record(&one, ending(name, taken, State::Retrying)).await;
+        }
+    }
+    database.pass(PAST_THE_LEASE).await;
+
+    assert_eq!(one.purge(DAY * 2, 100).await.unwrap(), 0);
+    assert_eq!(one.purge(DAY, 3).await.unwrap(), 3);
+    assert_eq!(one.purge(DAY, 3).await.unwrap(), 1);
+    assert_eq!(one.purge(DAY, 3).await.unwrap(), 0);
+    let left: BTreeSet<_> = names(&one, &filter()).await.into_iter().collect();
+    assert_eq!(left, ["held", "parked", "young"].map(str::to_owned).into());
+
+    // Should one come after all, it is new, with what its delivery carries.
+    let late = ClaimRequest {
+        attempts: 7,
+        parks: 3,
+        ..request("retrying")
+    };
+    let taken = take(&other, late).await;
+    assert_eq!((taken.attempts, taken.parks, taken.unfinished), (7, 3, 0));
+}
+
+/// Without a timestamp in its message it would take the time of its next claim, and delete what was written since.
+pub(in crate::ledger) async fn an_unfinished_delete_prefix_keeps_its_time(
+    database: &impl TestDatabase,
+) {
+    let ledger = database.ledger("a").await;
+    let delete = |enqueued_at| ClaimRequest {
+        operation: OperationName::DeletePrefix,
+        lane: Lane::Cleanup,
+        key: None,
+        enqueued_at,
+        ..request("j")
+    };
+    let taken = take(&ledger, delete(at(1_700_000_000_000_000))).await;
+    record(&ledger, ending("j", taken, State::Requeued)).await;
+    database.pass(30 * DAY).await;
+    assert_eq!(ledger.purge(DAY, 100).await.unwrap(), 0);
+    let again = take(&ledger, delete(Timestamp::now())).await;
+    assert_eq!(again.enqueued_at, taken.enqueued_at);
 }

@@ -66,12 +66,15 @@ macro_rules! ledger_contract {
             pages_meet_end_to_end
             stats_count_by_lane_state_and_code
             only_old_endings_are_purged
+            a_job_that_nobody_has_held_for_the_retention_is_forgotten
+            an_unfinished_delete_prefix_keeps_its_time
             a_probe_may_be_repeated
             two_workers_never_take_the_same_job
             an_upload_is_recalled_as_it_was_begun
             only_the_holder_of_a_job_may_begin_an_upload
             what_nobody_goes_on_with_is_swept_by_one_at_a_time
             the_uploads_of_jobs_that_go_on_are_never_swept
+            the_upload_of_a_job_that_left_unseen_is_swept_once_its_row_is_gone
         }
     };
     (@each $new:path => $($name:ident)*) => {

@@ -151,6 +151,19 @@ pub(in crate::ledger) async fn the_uploads_of_jobs_that_go_on_are_never_swept(
     // A job that nobody remembers goes on with nothing.
     record(&ledger, ending("runs", taken, State::DeadLettered)).await;
     database.pass(DAY).await;
-    assert_eq!(ledger.purge(Duration::ZERO, 100).await.unwrap(), 1);
+    assert_eq!(ledger.purge(Duration::ZERO, 1).await.unwrap(), 1);
     assert_eq!(swept(&ledger).await, ["runs"]);
+}
+
+pub(in crate::ledger) async fn the_upload_of_a_job_that_left_unseen_is_swept_once_its_row_is_gone(
+    database: &impl TestDatabase,
+) {
+    let ledger = database.ledger("a").await;
+    let taken = take(&ledger, request("gone")).await;
+    assert!(begin(&ledger, "gone", taken, "u1").await);
+    record(&ledger, ending("gone", taken, State::Retrying)).await;
+    database.pass(14 * DAY).await;
+    assert!(swept(&ledger).await.is_empty());
+    assert_eq!(ledger.purge(14 * DAY, 100).await.unwrap(), 1);
+    assert_eq!(swept(&ledger).await, ["u1"]);
 }

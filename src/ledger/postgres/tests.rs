@@ -110,6 +110,7 @@ async fn every_statement_can_be_prepared() {
         write::RENEW,
         write::NOTE_BURIED,
         write::PURGE,
+        write::PURGE_LOST,
         write::PROBE,
         listing::STATS,
     ];
@@ -162,6 +163,45 @@ async fn rows_are_found_by_their_id_from_the_first_one_on() {
         let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
         let plan = plan.join("\n");
         assert!(plan.contains("Index Cond: (id = "), "{name}:\n{plan}");
+    }
+    database.end().await;
+}
+
+/// With and without statistics, of a table that is mostly finished jobs.
+#[tokio::test]
+async fn a_purge_reads_no_more_than_the_old_end_of_an_index() {
+    let Some(database) = migrated().await else {
+        return;
+    };
+    let ledger = database.open("a").await;
+    for fill in [
+        "select 1",
+        "insert into jobs (id, lane, operation, bucket, key, state, attempts, enqueued_at, started_at, finished_at, \
+            worker, owner, fence, leased_until, parks, panics, unfinished, replay, age_from) \
+        select n, 'upload', 'put_object', 'b', n, case when n % 1000 = 0 then 'retrying' else 'completed' end, 1, n, n, \
+            case when n % 1000 = 0 then null else n end, 'w', 'w', 1, \
+            case when n % 1000 = 0 then n end, 0, 0, 0, 0, n from generate_series(1, 20000) as n; analyze jobs",
+    ] {
+        let mut connection = ledger.writer.acquire().await.unwrap();
+        connection.execute(sqlx::raw_sql(fill)).await.unwrap();
+        for (name, sql, expected) in [
+            ("finished", write::PURGE, "jobs_by_finish"),
+            ("lost", write::PURGE_LOST, "jobs_by_state"),
+        ] {
+            let prepare = format!("deallocate all; prepare {name} as {sql}");
+            let prepared = connection.execute(sqlx::raw_sql(AssertSqlSafe(prepare)));
+            prepared.await.unwrap();
+            let explain = AssertSqlSafe(format!("explain execute {name}(1000, 1000)"));
+            let plan = sqlx::raw_sql(explain).fetch_all(&mut *connection);
+            let plan = plan.await.unwrap();
+            let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
+            let plan = plan.join("\n");
+            assert!(
+                plan.contains(&format!("using {expected} on jobs")),
+                "{plan}"
+            );
+            assert!(!plan.contains("Seq Scan on jobs"), "{plan}");
+        }
     }
     database.end().await;
 }

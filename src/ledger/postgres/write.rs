@@ -19,6 +19,7 @@ use crate::{
         batch::{self, Claims, clean, clean_code},
         decision::{self, Taking},
         record::{self, LedgerRow, claim_columns, record_columns},
+        uploads::signed,
     },
 };
 
@@ -73,8 +74,9 @@ pub(super) const TAKE: &str = concat!(
 /// Failed attempts are put before those of earlier runs, once, however often the ending is given.
 pub(super) const COMMIT: &str = concat!(
     "update jobs set state = e.new_state, attempts = e.calls, parks = e.new_parks, \
-        panics = e.new_panics, leased_until = null, \
-        finished_at = case when e.is_final then ",
+        panics = e.new_panics, leased_until = case when not e.is_final then ",
+    now!(),
+    " end, finished_at = case when e.is_final then ",
     now!(),
     " end, \
         error_class = case when e.keeps_error then error_class else e.class end, \
@@ -113,6 +115,17 @@ pub(super) const PURGE: &str = concat!(
     "delete from jobs where id in (select id from jobs where finished_at < ",
     now!(),
     " - $1 order by finished_at limit $2 for update skip locked)"
+);
+
+/// A `delete_prefix` keeps its row: its message need not say when it was enqueued, and were it to come after all, it
+/// would delete what was written meanwhile.
+pub(super) const PURGE_LOST: &str = concat!(
+    "delete from jobs where id in (select id from jobs \
+        where state in ('running', 'retrying', 'requeued', 'interrupted') and enqueued_at < ",
+    now!(),
+    " - $1 and leased_until < ",
+    now!(),
+    " - $1 and operation || '' <> 'delete_prefix' limit $2 for update skip locked)"
 );
 
 pub(super) const PROBE: &str = concat!(
@@ -299,10 +312,17 @@ pub(super) async fn purge(
     retention: Duration,
     limit: u32,
 ) -> Result<u64, sqlx::Error> {
-    let purge = sqlx::query(PURGE)
-        .bind(micros(retention))
-        .bind(i64::from(limit));
-    Ok(purge.execute(&ledger.writer).await?.rows_affected())
+    let limit = u64::from(limit);
+    let mut purged = 0;
+    for sql in [PURGE, PURGE_LOST] {
+        let rows = sqlx::query(sql)
+            .bind(micros(retention))
+            .bind(signed(limit - purged))
+            .execute(&ledger.writer)
+            .await?;
+        purged += rows.rows_affected();
+    }
+    Ok(purged)
 }
 
 pub(super) async fn probe(ledger: &PostgresLedger) -> Result<(), sqlx::Error> {

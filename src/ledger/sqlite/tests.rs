@@ -77,6 +77,7 @@ async fn every_statement_can_be_prepared() {
         write::RENEW,
         write::NOTE_BURIED,
         write::PURGE,
+        write::PURGE_LOST,
         write::PROBE,
         listing::STATS,
     ];
@@ -127,6 +128,32 @@ async fn every_list_is_a_range_of_the_index_that_leads_it() {
         );
         let sorts = plan.matches("TEMP B-TREE").count();
         assert_eq!(sorts, planned.sorts, "{}\n{plan}", explain.sql);
+    }
+}
+
+#[tokio::test]
+async fn a_purge_reads_no_more_than_the_old_end_of_an_index() {
+    let database = migrated().await.unwrap();
+    let ledger = database.open("a").await;
+    for (sql, expected) in [
+        (
+            write::PURGE,
+            "SEARCH jobs USING INDEX jobs_by_finish (finished_at<?)",
+        ),
+        (
+            write::PURGE_LOST,
+            "SEARCH jobs USING INDEX jobs_by_state (state=? AND enqueued_at<?)",
+        ),
+    ] {
+        let explain = AssertSqlSafe(format!("explain query plan {sql}"));
+        let explain = sqlx::query(explain).bind(1).bind(1);
+        let rows = explain.fetch_all(&ledger.writer).await.unwrap();
+        let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+        let plan = plan.join("; ");
+        assert!(
+            plan.contains(expected) && !plan.contains("SCAN"),
+            "{sql}\n{plan}"
+        );
     }
 }
 

@@ -18,6 +18,7 @@ use crate::{
         batch::{self, Claims, clean, clean_code},
         decision::{self, Taking},
         record::{self, claim_columns, record_columns},
+        uploads::signed,
     },
 };
 
@@ -50,7 +51,7 @@ pub(super) const TAKE: &str = "\
 /// Failed attempts are put before those of earlier runs, once, however often the ending is given.
 pub(super) const COMMIT: &str = concat!(
     "update jobs set state = e.value->>2, attempts = e.value->>3, parks = e.value->>4, \
-        panics = e.value->>5, leased_until = null, \
+        panics = e.value->>5, leased_until = case when not e.value->>6 then $2 end, \
         finished_at = case when e.value->>6 then $2 end, \
         error_class = case when e.value->>7 then error_class else e.value->>8 end, \
         error_code = case when e.value->>7 then error_code else e.value->>9 end, \
@@ -77,6 +78,13 @@ pub(super) const NOTE_BURIED: &str = "\
 pub(super) const PURGE: &str = "\
     delete from jobs where id in \
         (select id from jobs where finished_at < $1 order by finished_at limit $2)";
+
+/// A `delete_prefix` keeps its row: its message need not say when it was enqueued, and were it to come after all, it
+/// would delete what was written meanwhile.
+pub(super) const PURGE_LOST: &str = "\
+    delete from jobs where id in \
+        (select id from jobs where state in ('running', 'retrying', 'requeued', 'interrupted') \
+            and enqueued_at < $1 and leased_until < $1 and operation <> 'delete_prefix' limit $2)";
 
 pub(super) const PROBE: &str = "\
     insert into ledger_probe (id, probed_at) values (1, $1) \
@@ -257,12 +265,17 @@ pub(super) async fn purge(
     limit: u32,
 ) -> Result<u64, sqlx::Error> {
     let before = Timestamp::now().minus(retention).as_micros();
-    let purged = sqlx::query(PURGE)
-        .bind(before)
-        .bind(limit)
-        .execute(&ledger.writer)
-        .await?;
-    Ok(purged.rows_affected())
+    let limit = u64::from(limit);
+    let mut purged = 0;
+    for sql in [PURGE, PURGE_LOST] {
+        let rows = sqlx::query(sql)
+            .bind(before)
+            .bind(signed(limit - purged))
+            .execute(&ledger.writer)
+            .await?;
+        purged += rows.rows_affected();
+    }
+    Ok(purged)
 }
 
 pub(super) async fn probe(ledger: &SqliteLedger) -> Result<(), sqlx::Error> {

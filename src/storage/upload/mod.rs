@@ -22,7 +22,12 @@ use tokio::sync::Semaphore;
 
 pub use memory::UploadMemory;
 
-use self::{budget::Budget, parts::Parts, plan::Plan};
+use self::{
+    budget::Budget,
+    parts::Parts,
+    plan::Plan,
+    resume::{Earlier, Finished},
+};
 use super::{
     Done, Stop,
     guard::Caller,
@@ -115,23 +120,28 @@ impl UploadService<'_> {
         if self.0.context.holds_probe() {
             self.probe(upload).await?;
         }
-        let begun = self.recall().await?;
+        // Before the source is opened: what an earlier run completed needs it no more.
+        let earlier = match self.earlier(upload).await? {
+            Earlier::Completed(stored) => return Ok(stored),
+            Earlier::Unfinished(begun, finished) => Some((begun, finished)),
+            Earlier::Nothing => None,
+        };
         let opened = self.0.storage.sources.open(&upload.source).await;
         let source = opened.map_err(Stop::Failed)?;
         let settings = self.0.storage.uploads.settings;
         let (part_size, budget) = (settings.part_size, settings.memory_budget);
         match source.size {
             Some(size) if size < settings.multipart_threshold && size <= budget => {
-                self.take_up(upload, None, None, begun).await?;
+                self.take_up(upload, None, None, earlier).await?;
                 self.put_whole(upload, source, size).await
             }
             Some(size) => {
                 let plan = Plan::known(size, part_size, budget).map_err(Stop::Failed)?;
-                self.in_parts(upload, source, plan, begun).await
+                self.in_parts(upload, source, plan, earlier).await
             }
             None => {
                 let plan = Plan::unknown(part_size, budget);
-                self.in_parts(upload, source, plan, begun).await
+                self.in_parts(upload, source, plan, earlier).await
             }
         }
     }
@@ -159,28 +169,18 @@ impl UploadService<'_> {
         upload: &UploadFileobj,
         source: Source,
         plan: Plan,
-        begun: Option<BegunUpload>,
+        earlier: Option<(BegunUpload, Finished)>,
     ) -> Result<Stored, Stop> {
         let identity = source.identity.as_text().map(str::to_owned);
         let hashes = upload.options.sha256.is_some();
         let budget = &self.0.storage.uploads.budget;
         let mut parts = Parts::new(source, plan, budget, hashes);
         let resumed = self
-            .take_up(upload, Some(plan), identity.as_deref(), begun)
+            .take_up(upload, Some(plan), identity.as_deref(), earlier)
             .await?;
-        if let Some(begun) = resumed {
-            match self.finished_parts(&begun).await? {
-                Some(finished) => {
-                    parts.skip(finished);
-                    return self.send_and_complete(upload, parts, &begun).await;
-                }
-                None => {
-                    if let Some(stored) = self.completed_before(upload, &begun).await? {
-                        return Ok(stored);
-                    }
-                    self.forget(&begun).await?;
-                }
-            }
+        if let Some((begun, finished)) = resumed {
+            parts.skip(finished);
+            return self.send_and_complete(upload, parts, &begun).await;
         }
         if plan.size().is_none()
             && let Some(only) = parts.read_first().await.map_err(Stop::Failed)?

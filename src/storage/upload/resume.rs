@@ -1,6 +1,7 @@
 //! Going on with what an earlier run began: S3's own list says which parts it has.
 //!
-//! Only an upload of the same bytes, cut the same way, is gone on with; any other is aborted. A part that is
+//! An upload that S3 does not know any more was completed if the object names this job: then the job is done, whatever
+//! has become of its source. Only an upload of the same bytes, cut the same way, is gone on with; any other is aborted. A part that is
 //! not as long as the plan says is sent again (`Parts::skip`).
 
 use std::collections::BTreeMap;
@@ -16,7 +17,37 @@ use crate::{
     },
 };
 
+/// Parts that S3 has, by number.
+pub(super) type Finished = BTreeMap<u32, Sent>;
+
+/// What is left of the job's earlier runs.
+#[derive(Debug)]
+pub(super) enum Earlier {
+    Nothing,
+    /// The object is there; only the job's outcome was never written down.
+    Completed(Stored),
+    /// The upload that was begun last, and what S3 has of it.
+    Unfinished(BegunUpload, Finished),
+}
+
 impl UploadService<'_> {
+    /// Asks the ledger, and S3 only if there was an upload.
+    pub(super) async fn earlier(&self, upload: &UploadFileobj) -> Result<Earlier, Stop> {
+        let Some(begun) = self.recall().await? else {
+            return Ok(Earlier::Nothing);
+        };
+        if let Some(finished) = self.finished_parts(&begun).await? {
+            return Ok(Earlier::Unfinished(begun, finished));
+        }
+        if is_of_place(&begun, upload)
+            && let Some(stored) = self.completed_before(upload, &begun).await?
+        {
+            return Ok(Earlier::Completed(stored));
+        }
+        self.forget(&begun).await?;
+        Ok(Earlier::Nothing)
+    }
+
     /// The upload that an earlier run of this job began, if there is one.
     pub(in crate::storage) async fn recall(&self) -> Result<Option<BegunUpload>, Stop> {
         match &self.0.context.uploads {
@@ -39,17 +70,17 @@ impl UploadService<'_> {
         upload: &UploadFileobj,
         plan: Option<Plan>,
         identity: Option<&str>,
-        begun: Option<BegunUpload>,
-    ) -> Result<Option<BegunUpload>, Stop> {
-        let Some(begun) = begun else {
+        earlier: Option<(BegunUpload, Finished)>,
+    ) -> Result<Option<(BegunUpload, Finished)>, Stop> {
+        let Some((begun, finished)) = earlier else {
             return Ok(None);
         };
         let is_same = plan.is_some_and(|plan| plan.is_of(&begun))
             && identity.is_some()
             && begun.source.as_deref() == identity
-            && (&begun.bucket, &begun.key) == (&upload.bucket, &upload.key);
+            && is_of_place(&begun, upload);
         if is_same {
-            return Ok(Some(begun));
+            return Ok(Some((begun, finished)));
         }
         let operation = OperationName::UploadFileobj.as_str();
         tracing::info!(job = %self.0.job, lane = "upload", operation, bucket = upload.bucket, "the source or the part size has changed: the upload begins anew");
@@ -58,10 +89,7 @@ impl UploadService<'_> {
     }
 
     /// The parts that S3 has, by number, from all pages; `None` when it has no such upload any more.
-    pub(super) async fn finished_parts(
-        &self,
-        begun: &BegunUpload,
-    ) -> Result<Option<BTreeMap<u32, Sent>>, Stop> {
+    async fn finished_parts(&self, begun: &BegunUpload) -> Result<Option<Finished>, Stop> {
         let name = CallName::ListParts;
         match self
             .0
@@ -74,7 +102,7 @@ impl UploadService<'_> {
         }
     }
 
-    async fn list_parts(&self, begun: &BegunUpload) -> Result<BTreeMap<u32, Sent>, Stop> {
+    async fn list_parts(&self, begun: &BegunUpload) -> Result<Finished, Stop> {
         let name = CallName::ListParts;
         let mut found = BTreeMap::new();
         let mut after: Option<String> = None;
@@ -103,7 +131,7 @@ impl UploadService<'_> {
     }
 
     /// The object, if an earlier run completed the upload and could not say so.
-    pub(super) async fn completed_before(
+    async fn completed_before(
         &self,
         upload: &UploadFileobj,
         begun: &BegunUpload,
@@ -138,4 +166,8 @@ impl UploadService<'_> {
     pub(super) async fn forget(&self, begun: &BegunUpload) -> Result<(), Stop> {
         self.note(UploadNote::Gone(begun.upload_id.clone())).await
     }
+}
+
+fn is_of_place(begun: &BegunUpload, upload: &UploadFileobj) -> bool {
+    (&begun.bucket, &begun.key) == (&upload.bucket, &upload.key)
 }

@@ -12,6 +12,10 @@ async fn begun(file: &File) -> Memory {
     Memory::of(memory.begun())
 }
 
+fn gone() -> Answer {
+    Answer::error(404, "NoSuchUpload")
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_next_run_sends_only_what_s3_does_not_list_and_what_is_not_as_long_as_planned() {
     let file = File::new(5 * PART);
@@ -82,6 +86,7 @@ async fn a_source_that_has_changed_between_runs_is_begun_anew_and_the_old_upload
     let handle = fs::File::options().write(true).open(&file.path).unwrap();
     handle.set_modified(later).unwrap();
     let stage = Stage::new([
+        listed(&[(1, PART)], None),
         aborted(),
         created(),
         part("\"p1\""),
@@ -93,7 +98,9 @@ async fn a_source_that_has_changed_between_runs_is_begun_anew_and_the_old_upload
     assert_eq!(size_of(&end), Some(2 * PART), "{end:?}");
     assert_eq!(
         asked(&stage),
-        ["abort", "create", "part 1", "part 2", "complete", "head"]
+        [
+            "list", "abort", "create", "part 1", "part 2", "complete", "head"
+        ]
     );
     assert_eq!(memory.notes(), ["doomed", "gone", "begun", "completed"]);
 }
@@ -101,7 +108,6 @@ async fn a_source_that_has_changed_between_runs_is_begun_anew_and_the_old_upload
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_is_gone_was_completed_if_the_object_is_ours_and_is_begun_anew_otherwise() {
     let file = File::new(PART);
-    let gone = || Answer::error(404, "NoSuchUpload");
     let memory = begun(&file).await;
     let stage = Stage::new([gone(), object(PART)]);
     let end = run_with(&stage, file.upload(), &memory).await;
@@ -125,4 +131,52 @@ async fn an_upload_that_is_gone_was_completed_if_the_object_is_ours_and_is_begun
         ["list", "head", "create", "part 1", "complete", "head"]
     );
     assert_eq!(memory.notes(), ["gone", "begun", "completed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_run_completed_is_done_whatever_became_of_its_source() {
+    let changes: [fn(&File); 3] = [
+        |file| fs::remove_file(&file.path).unwrap(),
+        |file| fs::write(&file.path, vec![b'x'; 2 * PART as usize]).unwrap(),
+        |file| fs::write(&file.path, "small").unwrap(),
+    ];
+    for change in changes {
+        let file = File::new(PART);
+        let memory = begun(&file).await;
+        change(&file);
+        let stage = Stage::new([gone(), object(PART)]);
+        let end = run_with(&stage, file.upload(), &memory).await;
+        assert_eq!(size_of(&end), Some(PART), "{end:?}");
+        assert_eq!(asked(&stage), ["list", "head"]);
+        assert!(memory.notes().is_empty(), "the sweep forgets it");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_nobody_completed_is_buried_when_its_source_is_gone() {
+    let foreign = Answer::status(200)
+        .header("content-length", PART)
+        .header("x-amz-meta-brigade-job", "job-2");
+    let begun_still = listed(&[(1, PART)], None);
+    let (none, head) = (Answer::status(404), vec!["list", "head"]);
+    for (answers, expected, notes) in [
+        ([gone(), none], head.clone(), vec!["gone"]),
+        ([gone(), foreign], head.clone(), vec!["gone"]),
+        ([gone(), object(PART - 1)], head, vec!["gone"]),
+        (
+            [begun_still, aborted()],
+            vec!["list", "abort"],
+            vec!["doomed", "gone"],
+        ),
+    ] {
+        let file = File::new(PART);
+        let memory = begun(&file).await;
+        fs::remove_file(&file.path).unwrap();
+        let stage = Stage::new(answers);
+        let end = run_with(&stage, file.upload(), &memory).await;
+        let failure = Some((FailureClass::JobLocal, "source_not_found"));
+        assert_eq!(code_of(&end), failure, "{end:?}");
+        assert_eq!(asked(&stage), expected);
+        assert_eq!(memory.notes(), notes);
+    }
 }

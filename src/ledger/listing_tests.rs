@@ -1,0 +1,76 @@
+//! Which index leads a list, and where a prefix ends. What a list finds is the contract's, how it is planned the databases'.
+
+use super::*;
+
+/// Says of each lead alone that it matches many jobs, and of all filters together so many.
+struct Counts {
+    of_all: i64,
+}
+
+#[async_trait]
+impl Reader for Counts {
+    const COLUMNS: &'static str = "id";
+
+    async fn count(&self, query: &Query) -> Result<i64, LedgerError> {
+        let asked_for_all = query.sql.ends_with(&format!(" limit {SORTABLE}) as few"));
+        Ok(if asked_for_all { self.of_all } else { MANY })
+    }
+
+    async fn jobs(&self, _: &Query) -> Result<Vec<JobRecord>, LedgerError> {
+        Ok(Vec::new())
+    }
+}
+
+#[tokio::test]
+async fn more_keys_of_a_prefix_than_can_be_sorted_are_looked_for_among_the_newest_jobs() {
+    let prefix = || Some("2026/".to_owned());
+    let bucket = || Some("b".to_owned());
+    let operation = Some(OperationName::PutObject);
+    let lane = Some(crate::job::Lane::Upload);
+    let filter = |bucket, operation, lane| JobFilter {
+        key_prefix: prefix(),
+        bucket,
+        operation,
+        lane,
+        ..JobFilter::default()
+    };
+    let sorted = [Lead::KeyPrefix("2026/".to_owned())];
+    let in_bucket = Lead::Bucket("b".to_owned());
+    for (filter, walk) in [
+        (filter(None, None, None), Lead::Time),
+        (filter(bucket(), None, None), in_bucket.clone()),
+        (filter(bucket(), operation, None), in_bucket),
+        (
+            filter(None, operation, None),
+            Lead::Operation(OperationName::PutObject),
+        ),
+        (filter(None, None, lane), Lead::Time),
+    ] {
+        let led = async |of_all| leads(&Counts { of_all }, &filter).await.unwrap();
+        assert_eq!(led(SORTABLE).await, [walk], "{filter:?}");
+        assert_eq!(led(SORTABLE - 1).await, sorted, "{filter:?}");
+        assert_eq!(led(0).await, [], "{filter:?}");
+    }
+    // What is in the list's order already leads as before.
+    let filter = JobFilter {
+        state: Some(State::Completed),
+        ..filter(bucket(), None, None)
+    };
+    let led = leads(&Counts { of_all: SORTABLE }, &filter).await.unwrap();
+    assert_eq!(led, [Lead::State(State::Completed)]);
+}
+
+#[test]
+fn a_prefix_ends_before_the_next_text() {
+    let table = [
+        ("a", Some("b")),
+        ("a/", Some("a0")),
+        ("é", Some("ê")),
+        ("x\u{d7ff}", Some("x\u{e000}")),
+        ("x\u{10ffff}", Some("y")),
+        ("\u{10ffff}", None),
+    ];
+    for (prefix, end) in table {
+        assert_eq!(after_prefix(prefix).as_deref(), end, "{prefix:?}");
+    }
+}
