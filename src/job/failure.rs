@@ -210,7 +210,7 @@ mod tests {
         ];
         assert_eq!(rows.len(), FailureClass::ALL.len());
         for (class, (name, retry, verdict, exhausted)) in FailureClass::ALL.into_iter().zip(rows) {
-            assert_eq!(class.as_str(), name);
+            assert_eq!((class.as_str(), class.to_string().as_str()), (name, name));
             assert_eq!(FailureClass::parse(name), Some(class));
             assert_eq!(
                 class.policy(),

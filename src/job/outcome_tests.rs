@@ -169,3 +169,86 @@ fn a_foreign_lease_raises_no_park_count() {
     assert!(outcome(ParkReason::Deadline).raises_parks());
     assert!(!Outcome::Interrupted.raises_parks());
 }
+
+#[test]
+fn names_are_those_of_the_contract() {
+    fn names<T>(
+        all: impl IntoIterator<Item = T>,
+        name: fn(T) -> &'static str,
+    ) -> Vec<&'static str> {
+        all.into_iter().map(name).collect()
+    }
+    let states = [
+        "running",
+        "retrying",
+        "requeued",
+        "interrupted",
+        "completed",
+        "dead_lettered",
+        "abandoned",
+    ];
+    assert_eq!(names(State::ALL, State::as_str), states);
+    let dead = [
+        "malformed",
+        "unsupported",
+        "wrong_lane",
+        "forbidden_source",
+        "permanent",
+        "expired",
+        "poison",
+    ];
+    assert_eq!(names(DeadReason::ALL, DeadReason::as_str), dead);
+    let requeued = ["circuit_open", "drain", "ledger_down"];
+    assert_eq!(names(RequeueReason::ALL, RequeueReason::as_str), requeued);
+    let parked = [
+        "throttled",
+        "unavailable",
+        "timed_out",
+        "conflict",
+        "credentials",
+        "leased",
+        "deadline",
+        "panic",
+    ];
+    assert_eq!(names(ParkReason::all(), ParkReason::as_str), parked);
+}
+
+#[test]
+fn only_the_last_three_states_are_final() {
+    let last = State::ALL.map(State::is_final);
+    assert_eq!(last, [false, false, false, false, true, true, true]);
+}
+
+#[test]
+fn an_outcome_has_a_failure_or_a_result_or_neither() {
+    let result = JobResult::Deleted { deleted: 1 };
+    let completed = Outcome::Completed(result.clone());
+    assert_eq!(
+        (completed.result(), completed.failure()),
+        (Some(&result), None)
+    );
+    let failure = failure(FailureClass::Permanent);
+    for failed in [
+        Outcome::DeadLettered(DeadReason::Permanent, failure.clone()),
+        Outcome::Abandoned(failure.clone()),
+        Outcome::Retrying(ParkDelay::OneMinute, ParkReason::Panic, failure.clone()),
+    ] {
+        assert_eq!((failed.result(), failed.failure()), (None, Some(&failure)));
+    }
+    assert_eq!(
+        (
+            Outcome::Interrupted.result(),
+            Outcome::Interrupted.failure()
+        ),
+        (None, None)
+    );
+}
+
+#[test]
+fn the_first_four_classes_are_retried_in_place() {
+    let retried = FailureClass::ALL.map(FailureClass::is_retried);
+    assert_eq!(
+        retried,
+        [true, true, true, true, false, false, false, false]
+    );
+}

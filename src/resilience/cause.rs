@@ -33,3 +33,17 @@ impl fmt::Display for Cause {
         f.write_str(words)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_a_sentence() {
+        let said = |cause: Cause| cause.to_string();
+        assert_eq!(said(Cause::Failures(1)), "an operation failed");
+        assert_eq!(said(Cause::Failures(5)), "5 operations in a row failed");
+        assert_eq!(said(Cause::ProbeDue), "the open time has passed");
+        assert_eq!(said(Cause::Operator), "an operator said so");
+    }
+}

@@ -368,3 +368,38 @@ proptest! {
         prop_assert!(breaker.acquire().is_ok());
     }
 }
+
+#[test]
+fn without_a_probe_out_there_is_none_to_look_after() {
+    let (breaker, clock) = breaker();
+    trip(&breaker);
+    clock.advance(SETTINGS.open_base);
+    breaker.reserve_probe().unwrap().neutral();
+    assert_eq!(state(&breaker), CircuitState::HalfOpen);
+    assert_eq!(breaker.check_probe(), None);
+}
+
+#[test]
+fn calls_flow_while_it_is_closed_only() {
+    let (breaker, clock) = breaker();
+    assert!(breaker.snapshot().is_closed());
+    trip(&breaker);
+    assert!(!breaker.snapshot().is_closed());
+    clock.advance(SETTINGS.open_base);
+    let _probe = breaker.reserve_probe();
+    assert!(!breaker.snapshot().is_closed());
+}
+
+#[test]
+fn modes_have_the_names_of_the_status() {
+    let modes = [Mode::Auto, Mode::ForceOpen, Mode::ForceClosed];
+    assert_eq!(
+        modes.map(Mode::as_str),
+        ["auto", "force_open", "force_closed"]
+    );
+    assert_eq!(
+        modes.map(|mode| Mode::parse(mode.as_str())),
+        modes.map(Some)
+    );
+    assert_eq!(Mode::parse("ajar"), None);
+}
