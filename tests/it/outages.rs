@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use bucket_brigade::{
+    dev::s3_server::{Class, Fault, Rule},
     drain::Stopped,
     job::{Lane, State},
 };
 
 use crate::{
+    proxy::Proxy,
     rabbit::Rabbit,
     stage::{self, Stage},
 };
@@ -83,6 +85,45 @@ async fn a_broker_restarted_and_then_killed_in_mid_stream_loses_no_job() {
         assert_eq!(stored, 1, "k{n} was stored {stored} times");
     }
     stage.assert_all_completed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_fail_after_their_connection_broke_are_buried_by_way_of_their_redeliveries() {
+    let stage = Stage::new().await;
+    let address = stage.rabbit.url.split('@').nth(1).unwrap();
+    let address = address.split('/').next().unwrap().to_owned();
+    let proxy = Proxy::to(address.clone()).await;
+    let url = stage.rabbit.url.replace(&address, &proxy.address);
+    let mut stage = stage.set("amqp.url", &url);
+    let held = stage
+        .s3
+        .faults()
+        .add(Rule::new(Fault::Hang).class(Class::Upload));
+    let refused = Rule::new(Fault::status(403, "AccessDenied")).class(Class::Upload);
+    stage.s3.faults().add(refused);
+    let worker = stage.worker().await;
+    stage.publish_all(Lane::Upload, puts(0..8)).await;
+    held.until_fired(8).await;
+    proxy.cut();
+    let redelivered = r#"brigade_redeliveries_total{lane="upload"} 8"#;
+    stage::eventually("all jobs are delivered again while they run", async || {
+        let page = worker.view().metrics.render().unwrap();
+        page.contains(redelivered).then_some(())
+    })
+    .await;
+    held.release();
+    stage::eventually("every job has its letter", async || {
+        (stage.dead(Lane::Upload).await.len() == 8).then_some(())
+    })
+    .await;
+    stage.until_empty(Lane::Upload).await;
+    worker.drain(stage::PATIENCE).await;
+    let expected = stage::Totals {
+        dead: 8,
+        ..stage::Totals::default()
+    };
+    assert_eq!(stage.total_queue_check().await, expected);
+    assert_eq!(stage.puts(), 8, "one call a job");
 }
 
 #[tokio::test(flavor = "multi_thread")]

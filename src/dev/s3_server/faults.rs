@@ -33,7 +33,8 @@ pub enum Fault {
     ErrorIn200(String),
     /// The call waits this long before it takes effect. Other rules may strike the same call.
     Delay(Duration),
-    /// The call waits before it takes effect, until its rule is released, removed or cleared.
+    /// The call waits before it takes effect, until its rule is released, removed or cleared. Other rules may strike
+    /// the same call.
     Hang,
     /// The connection is reset instead of the call.
     Reset,
@@ -213,7 +214,7 @@ impl Faults {
         }
     }
 
-    /// What strikes this call, in the order of the rules: any number of delays, and at most one fault
+    /// What strikes this call, in the order of the rules: any number of waits, and at most one fault
     /// of another kind.
     pub(super) fn strike(&self, call: &Call) -> Vec<Strike> {
         let mut strikes = Vec::new();
@@ -222,7 +223,7 @@ impl Faults {
                 continue;
             }
             let fault = active.fault.clone();
-            let last = !matches!(fault, Fault::Delay(_));
+            let last = !matches!(fault, Fault::Delay(_) | Fault::Hang);
             strikes.push(Strike {
                 fault,
                 released: active.released.clone(),

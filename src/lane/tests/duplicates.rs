@@ -326,18 +326,18 @@ async fn a_redelivery_that_attached_is_parked_or_buried_in_the_place_of_the_deli
         (Answer::error(403, "AccessDenied"), Some("permanent")),
     ] {
         let mut rig = Rig::start(Lane::Upload, [after(SECOND, answer)]);
-        rig.publish(message("j", &put())).await;
+        rig.publish_all(&["j", "j"], &put()).await;
         rig.until("it runs", |rig| rig.calls() == 1).await;
         rig.broker.lose_channels();
-        rig.until("its redelivery has attached", |rig| {
-            rig.running.attached() == 1
+        rig.until("both redeliveries have attached", |rig| {
+            rig.running.attached() == 3
         })
         .await;
         rig.until_settled().await;
         let copies = [rig.parked(ParkDelay::TenSeconds), rig.dead()].concat();
         assert_eq!(copies.len(), 1);
         assert_eq!(copies[0].text("brigade-reason"), reason);
-        assert_eq!((rig.acks_lost(), rig.ledger.claims()), (1, 1));
+        assert_eq!((rig.acks_lost(), rig.ledger.claims()), (2, 1));
         assert!(reason.is_none() || rig.ledger.is_buried("j"));
         rig.end().await;
     }

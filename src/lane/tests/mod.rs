@@ -153,11 +153,13 @@ impl Rig {
 
     /// Lets time pass until that is so.
     async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-        for _ in 0..200_000 {
+        // Closely at first, then for half an hour.
+        for look in 0..20_000 {
             if holds(self) {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            let pause = if look < 2_000 { 10 } else { 100 };
+            tokio::time::sleep(Duration::from_millis(pause)).await;
         }
         panic!(
             "it never came to be that {what}; the lane: {:?}",
