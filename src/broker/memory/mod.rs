@@ -424,6 +424,40 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_copy_that_is_refused_is_tried_ever_later_and_told_of_once() {
+        let broker = MemoryBroker::new("p");
+        broker
+            .publish(&Target::Jobs(LANE), &message("j"))
+            .await
+            .unwrap();
+        let mut consumer = broker.subscribe(LANE, 1).await.unwrap();
+        let delivery = consumer.next().await.unwrap();
+        for _ in 0..8 {
+            broker.fail_next_publish(PublishError::Nacked);
+        }
+        let told = std::cell::Cell::new(0);
+        let began = tokio::time::Instant::now();
+        let acker = delivery.acker;
+        acker
+            .publish_copy(&Target::Dead(LANE), &delivery.message, |_| {
+                told.set(told.get() + 1);
+            })
+            .await
+            .unwrap();
+        // 0.1 s, doubled each time, and never more than 5 s.
+        let waited = Duration::from_millis(100 + 200 + 400 + 800 + 1_600 + 3_200 + 5_000 + 5_000);
+        assert_eq!((began.elapsed(), told.get()), (waited, 1));
+        assert_eq!(broker.depth(&broker.inner.names.lane_queue(LANE)), 1);
+        acker.requeue().await.unwrap();
+        assert_eq!(
+            broker.ready(&broker.inner.names.lane_queue(LANE)).len(),
+            0,
+            "it came back at once"
+        );
+        assert!(consumer.next().await.unwrap().redelivered);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn without_a_connection_nothing_is_taken_or_handed_out() {
         let broker = MemoryBroker::new("p");
         broker

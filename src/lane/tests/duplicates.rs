@@ -66,6 +66,27 @@ async fn a_read_is_run_again_for_who_asks_and_its_row_stays_as_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_asks_for_a_list_gets_its_keys_of_which_the_row_keeps_the_count() {
+    let xml = "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>a</Key><Size>1</Size>\
+        </Contents></ListBucketResult>";
+    let list = json!({"version": 1, "operation": "list_objects", "bucket": "b"});
+    let mut rig = Rig::start(Lane::Read, [Answer::body(200, xml)]);
+    for asked_before in 0..2 {
+        rig.publish(asked("j", &list)).await;
+        rig.until_settled().await;
+        assert_eq!(rig.calls(), asked_before + 1);
+        let reply = &rig.replies()[asked_before];
+        assert_eq!(reply["result"]["keys"][0]["key"], "a");
+    }
+    let row = rig.ledger.row("j").unwrap().result.unwrap();
+    assert_eq!(
+        (row["count"].as_u64(), row["keys"].is_null()),
+        (Some(1), true)
+    );
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_head_is_answered_from_its_row() {
     let mut rig = Rig::start(
         Lane::Read,

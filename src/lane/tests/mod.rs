@@ -137,6 +137,12 @@ impl Rig {
         self.tasks.spawn(runner.run());
     }
 
+    /// Another worker, with the same limits, when this one was told to stop.
+    fn restart(&mut self) {
+        (self.stop, self.abort) = (CancellationToken::new(), CancellationToken::new());
+        self.run(|_| {});
+    }
+
     /// Publishes a message to the lane's queue.
     async fn publish(&mut self, message: Message) {
         self.published.extend(message.message_id.clone());
@@ -154,11 +160,15 @@ impl Rig {
     /// Lets time pass until that is so.
     async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
         // Closely at first, then for half an hour.
-        for look in 0..20_000 {
+        for look in 0..3_200 {
             if holds(self) {
                 return;
             }
-            let pause = if look < 2_000 { 10 } else { 100 };
+            let pause = match look {
+                ..500 => 10,
+                500..1_500 => 100,
+                _ => 1_000,
+            };
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
         panic!(

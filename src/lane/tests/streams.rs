@@ -228,5 +228,11 @@ async fn a_job_that_outlasts_the_drain_is_interrupted_given_back_and_costs_nothi
     assert_eq!(rig.jobs("put_object", "interrupted"), 1);
     assert!(rig.replies().is_empty());
     assert_eq!(rig.stage.breaker.snapshot().consecutive_failures, 0);
+    // Its queue wait was counted at its first start.
+    rig.restart();
+    rig.until_state("j", State::Completed).await;
+    let waits = &rig.stage.metrics.job_queue_wait;
+    assert_eq!(waits.with_label_values(&["upload"]).get_sample_count(), 1);
+    rig.until_settled().await;
     rig.end().await;
 }
