@@ -36,6 +36,7 @@ struct Shared {
     /// How far the clock has been put on.
     passed: Duration,
     claims: u32,
+    recalls: u32,
 }
 
 /// What goes wrong from now on.
@@ -66,6 +67,7 @@ impl MemoryLedger {
             began: (Timestamp::now(), Instant::now()),
             passed: Duration::ZERO,
             claims: 0,
+            recalls: 0,
         };
         Self {
             worker: worker.into(),
@@ -100,6 +102,11 @@ impl MemoryLedger {
     /// How many claims were asked for.
     pub(crate) fn claims(&self) -> u32 {
         self.lock().claims
+    }
+
+    /// How often somebody asked for a job's upload.
+    pub(crate) fn recalls(&self) -> u32 {
+        self.lock().recalls
     }
 
     /// Whether the job's letter is known to be in the dead queue.
@@ -323,7 +330,8 @@ impl Ledger for MemoryLedger {
     }
 
     async fn recall_upload(&self, _: &JobId) -> Result<Option<BegunUpload>, LedgerError> {
-        self.up().map(|_| None)
+        self.up()?.recalls += 1;
+        Ok(None)
     }
 
     async fn sweep_uploads(&self, _: Duration, _: u32) -> Result<Vec<SweptUpload>, LedgerError> {

@@ -133,6 +133,8 @@ async fn attempts_used_up_park_the_job_which_comes_back_and_goes_on_counting() {
         (row.state, row.attempts, row.parks),
         (State::Retrying, 3, 1)
     );
+    let failed: Vec<_> = row.failed.iter().map(|it| it.code.as_str()).collect();
+    assert_eq!(failed, ["SlowDown"; 3]);
     assert_eq!(
         copy.text("brigade-first-seen"),
         Some(row.enqueued_at.to_string().as_str())

@@ -313,3 +313,27 @@ async fn a_late_loser_does_not_overwrite_the_winner() {
     assert_eq!(rig.ledger.row("j").unwrap().attempts, 7);
     rig.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_ledger_is_asked_for_earlier_uploads_only_of_jobs_that_ran() {
+    let mut rig = Rig::new(Lane::Upload, [stored()]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "hello").unwrap();
+    let upload = json!({"version": 1, "operation": "upload_fileobj", "bucket": "b", "key": "k",
+        "source": {"file": file.path()}});
+    rig.kill_workers(1, "died").await;
+    rig.run(|limits| {
+        limits.rules.source_roots = Roots::new("sources.file_roots", vec![std::env::temp_dir()]);
+    });
+    rig.publish(message("new", &upload)).await;
+    rig.until_state("new", State::Completed).await;
+    assert_eq!(rig.ledger.recalls(), 0);
+    rig.publish(message("died", &upload)).await;
+    rig.until_state("died", State::Completed).await;
+    assert_eq!(rig.ledger.recalls(), 1);
+    let ran = message("ran", &upload).with_count("brigade-attempts", 1);
+    rig.publish(ran).await;
+    rig.until_state("ran", State::Completed).await;
+    assert_eq!(rig.ledger.recalls(), 2);
+    rig.end().await;
+}
