@@ -194,6 +194,7 @@ impl LaneRunner {
         let broker = Arc::clone(&self.context.broker);
         let mut watchdog = Watchdog::new(broker, self.context.lane);
         loop {
+            // What attached in other lanes counts too, which only makes the watchdog slower to bark.
             let in_hand = self.tasks.len() + self.pending.len() + self.context.running.attached();
             let has_room = in_hand < usize::from(self.prefetch);
             if let Err(pause) = self.gate.look() {

@@ -1,4 +1,4 @@
-//! What every database does with a batch: text that all of them can hold, and answers in the order of
+//! What every database does with a batch: text and numbers that all of them can hold, and answers in the order of
 //! the questions.
 
 use std::{borrow::Cow, collections::HashMap};
@@ -10,6 +10,11 @@ const MAX_CODE: usize = 200;
 
 /// Answers by job id.
 pub(super) type Claims<'a> = HashMap<&'a str, Claim>;
+
+/// A size or a count as a database holds it; none is beyond `i64::MAX`.
+pub(super) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
 
 /// Text without U+0000, which PostgreSQL holds in no column. Messages have none; a store's error might.
 pub(super) fn clean(text: &str) -> Cow<'_, str> {

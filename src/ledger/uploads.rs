@@ -33,11 +33,6 @@ pub(super) fn swept(row: &impl LedgerRow) -> Result<SweptUpload, sqlx::Error> {
     })
 }
 
-/// A size as a database holds it. No object has more than `i64::MAX` bytes.
-pub(super) fn signed(size: u64) -> i64 {
-    i64::try_from(size).unwrap_or(i64::MAX)
-}
-
 fn unsigned(size: i64) -> u64 {
     u64::try_from(size).unwrap_or(0)
 }

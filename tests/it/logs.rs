@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use crate::{
     architecture::sources,
     process::WorkerProcess,
-    proxy::Proxy,
     stage::{self, Stage, deletes_unavailable, eventually, unavailable},
 };
 
@@ -163,12 +162,7 @@ async fn an_outage_of_s3_reads_as_circuit_and_lane_with_their_reasons() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_connection_is_told_once_a_role_and_so_is_its_return() {
-    let stage = Stage::new().await;
-    let address = stage.rabbit.url.split('@').nth(1).unwrap();
-    let address = address.split('/').next().unwrap().to_owned();
-    let proxy = Proxy::to(address.clone()).await;
-    let url = stage.rabbit.url.replace(&address, &proxy.address);
-    let stage = stage.set("amqp.url", &url);
+    let (stage, proxy) = Stage::new().await.behind_a_proxy().await;
     let worker = stage.process();
     let count = |message: &str| {
         let lines = lines(&worker);

@@ -9,7 +9,6 @@ use bucket_brigade::{
 };
 
 use crate::{
-    proxy::Proxy,
     rabbit::Rabbit,
     stage::{self, Stage},
 };
@@ -89,12 +88,7 @@ async fn a_broker_restarted_and_then_killed_in_mid_stream_loses_no_job() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_that_fail_after_their_connection_broke_are_buried_by_way_of_their_redeliveries() {
-    let stage = Stage::new().await;
-    let address = stage.rabbit.url.split('@').nth(1).unwrap();
-    let address = address.split('/').next().unwrap().to_owned();
-    let proxy = Proxy::to(address.clone()).await;
-    let url = stage.rabbit.url.replace(&address, &proxy.address);
-    let mut stage = stage.set("amqp.url", &url);
+    let (mut stage, proxy) = Stage::new().await.behind_a_proxy().await;
     let held = stage
         .s3
         .faults()

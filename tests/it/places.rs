@@ -199,7 +199,7 @@ async fn a_killed_worker_leaves_no_hidden_file_once_its_download_is_there() {
     assert_eq!(hidden(), 1);
     held.remove();
     // A lease that has not run out parks the job for longer than it lasts.
-    tokio::time::sleep(std::time::Duration::from_millis(3_200)).await;
+    stage.until_lease_ran_out("get").await;
     let worker = stage.worker().await;
     stage.until("get", State::Completed).await;
     assert_eq!(fs::read_to_string(&path).unwrap(), "text");

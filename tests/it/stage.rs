@@ -14,7 +14,7 @@ use bucket_brigade::{
     },
     config::{self, Settings, Sources},
     dev::s3_server::{S3Operation, S3Server},
-    job::{Circuit, JobId, Lane, Message, State, outcome::ParkDelay},
+    job::{Circuit, JobId, Lane, Message, State, Timestamp, outcome::ParkDelay},
     lane::LaneState,
     ledger::{self, JobFilter, JobRecord, Ledger},
     resilience::CircuitBreaker,
@@ -26,7 +26,7 @@ use secrecy::ExposeSecret;
 use sqlx::{ConnectOptions, Executor};
 
 pub(crate) use crate::messages::*;
-use crate::{process::WorkerProcess, rabbit::Rabbit};
+use crate::{process::WorkerProcess, proxy::Proxy, rabbit::Rabbit};
 
 /// No condition of a test is waited for longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -97,6 +97,15 @@ impl Stage {
     pub(crate) fn set(mut self, key: &str, value: &str) -> Self {
         self.extra.push((key.to_owned(), value.to_owned()));
         self
+    }
+
+    /// The same with a proxy between the worker and the broker; publishing and looking go past it.
+    pub(crate) async fn behind_a_proxy(self) -> (Self, Proxy) {
+        let url = self.rabbit.url.clone();
+        let address = url.split(['@', '/']).nth(3).unwrap();
+        let proxy = Proxy::to(address.to_owned()).await;
+        let through = url.replace(address, &proxy.address);
+        (self.set("amqp.url", &through), proxy)
     }
 
     /// The settings of this stage as pairs.
@@ -320,6 +329,19 @@ impl Stage {
         let mut connection = options.connect().await.unwrap();
         connection.execute("BEGIN IMMEDIATE").await.unwrap();
         connection
+    }
+
+    /// Waits until the claim of a worker that died holds its job no more.
+    pub(crate) async fn until_lease_ran_out(&self, id: &str) {
+        let path = self.directory.path().join("ledger.db");
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
+        let mut connection = options.connect().await.unwrap();
+        eventually("the lease has run out", async || {
+            let look = sqlx::query_scalar("select leased_until from jobs where id = $1");
+            let until: i64 = look.bind(id).fetch_one(&mut connection).await.unwrap();
+            (until < Timestamp::now().as_micros()).then_some(())
+        })
+        .await;
     }
 
     /// The ledger, once a worker has made it.

@@ -357,6 +357,7 @@ impl fmt::Debug for MemoryBroker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::Delivery;
 
     const LANE: Lane = Lane::Upload;
 
@@ -365,6 +366,16 @@ mod tests {
             message_id: Some(id.to_owned()),
             ..Message::default()
         }
+    }
+
+    /// A broker with one job, in a consumer's hands.
+    async fn delivered() -> (MemoryBroker, Box<dyn Subscription>, Delivery) {
+        let broker = MemoryBroker::new("p");
+        let job = Target::Jobs(LANE);
+        broker.publish(&job, &message("j")).await.unwrap();
+        let mut consumer = broker.subscribe(LANE, 1).await.unwrap();
+        let delivery = consumer.next().await.unwrap();
+        (broker, consumer, delivery)
     }
 
     #[tokio::test(start_paused = true)]
@@ -401,13 +412,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_copy_is_published_as_soon_as_the_broker_takes_it() {
-        let broker = MemoryBroker::new("p");
-        broker
-            .publish(&Target::Jobs(LANE), &message("j"))
-            .await
-            .unwrap();
-        let mut consumer = broker.subscribe(LANE, 1).await.unwrap();
-        let delivery = consumer.next().await.unwrap();
+        let (broker, _consumer, delivery) = delivered().await;
         broker.fail_next_publish(PublishError::Nacked);
         broker.fail_next_publish(PublishError::Returned("gone".into()));
         let mut status = broker.status();
@@ -425,13 +430,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_copy_that_is_refused_is_tried_ever_later_and_told_of_once() {
-        let broker = MemoryBroker::new("p");
-        broker
-            .publish(&Target::Jobs(LANE), &message("j"))
-            .await
-            .unwrap();
-        let mut consumer = broker.subscribe(LANE, 1).await.unwrap();
-        let delivery = consumer.next().await.unwrap();
+        let (broker, mut consumer, delivery) = delivered().await;
         for _ in 0..8 {
             broker.fail_next_publish(PublishError::Nacked);
         }
@@ -459,13 +458,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_a_connection_nothing_is_taken_or_handed_out() {
-        let broker = MemoryBroker::new("p");
-        broker
-            .publish(&Target::Jobs(LANE), &message("j"))
-            .await
-            .unwrap();
-        let mut consumer = broker.subscribe(LANE, 1).await.unwrap();
-        let delivery = consumer.next().await.unwrap();
+        let (broker, mut consumer, delivery) = delivered().await;
         broker.disconnect("power cut");
         assert!(delivery.acker.is_stale());
         assert_eq!(

@@ -10,8 +10,12 @@ mod settling;
 mod streams;
 mod trouble;
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
+use prometheus::IntCounterVec;
 use serde_json::{Value, json};
 
 use super::*;
@@ -223,34 +227,58 @@ impl Rig {
     }
 
     fn requeued(&self, reason: &str) -> u64 {
-        let requeued = &self.stage.metrics.requeued;
-        requeued
-            .with_label_values(&[self.lane.as_str(), reason])
-            .get()
+        self.for_reason(&self.stage.metrics.requeued, reason)
     }
 
     fn parked_for(&self, reason: &str) -> u64 {
-        let parked = &self.stage.metrics.parked;
-        parked
-            .with_label_values(&[self.lane.as_str(), reason])
-            .get()
+        self.for_reason(&self.stage.metrics.parked, reason)
     }
 
     fn buried_for(&self, reason: &str) -> u64 {
-        let buried = &self.stage.metrics.dead_lettered;
-        buried
+        self.for_reason(&self.stage.metrics.dead_lettered, reason)
+    }
+
+    fn duplicates(&self) -> u64 {
+        self.of_lane(&self.stage.metrics.duplicates)
+    }
+
+    fn redeliveries(&self) -> u64 {
+        self.of_lane(&self.stage.metrics.redeliveries)
+    }
+
+    fn acks_lost(&self) -> u64 {
+        self.of_lane(&self.stage.metrics.acks_lost)
+    }
+
+    fn access_denied(&self) -> u64 {
+        self.of_lane(&self.stage.metrics.access_denied)
+    }
+
+    /// First starts whose wait in the queue was counted.
+    fn queue_waits(&self) -> u64 {
+        let waits = &self.stage.metrics.job_queue_wait;
+        waits
+            .with_label_values(&[self.lane.as_str()])
+            .get_sample_count()
+    }
+
+    fn replies_counted(&self, result: &str) -> u64 {
+        let replies = &self.stage.metrics.replies;
+        replies.with_label_values(&[result]).get()
+    }
+
+    fn for_reason(&self, counter: &IntCounterVec, reason: &str) -> u64 {
+        counter
             .with_label_values(&[self.lane.as_str(), reason])
             .get()
     }
 
-    fn duplicates(&self) -> u64 {
-        let duplicates = &self.stage.metrics.duplicates;
-        duplicates.with_label_values(&[self.lane.as_str()]).get()
+    fn of_lane(&self, counter: &IntCounterVec) -> u64 {
+        counter.with_label_values(&[self.lane.as_str()]).get()
     }
 
-    fn acks_lost(&self) -> u64 {
-        let lost = &self.stage.metrics.acks_lost;
-        lost.with_label_values(&[self.lane.as_str()]).get()
+    fn total(&self, total: fn(&Totals) -> &AtomicU64) -> u64 {
+        total(&self.totals).load(Ordering::Relaxed)
     }
 
     /// Calls that S3 has seen.

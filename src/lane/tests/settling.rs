@@ -28,30 +28,11 @@ async fn a_job_that_went_well_is_recorded_answered_announced_and_acked() {
     );
     assert_eq!(event.content_type.as_deref(), Some("application/json"));
     assert_eq!(rig.jobs("put_object", "completed"), 1);
-    assert_eq!(
-        rig.totals
-            .completed
-            .load(std::sync::atomic::Ordering::Relaxed),
-        1
-    );
-    let metrics = &rig.stage.metrics;
-    let lane = ["upload"];
-    assert_eq!(
-        metrics
-            .job_duration
-            .with_label_values(&lane)
-            .get_sample_count(),
-        1
-    );
-    assert_eq!(
-        metrics
-            .job_queue_wait
-            .with_label_values(&lane)
-            .get_sample_count(),
-        1
-    );
-    assert_eq!(metrics.replies.with_label_values(&["sent"]).get(), 1);
-    assert_eq!(metrics.redeliveries.with_label_values(&lane).get(), 0);
+    assert_eq!(rig.total(|totals| &totals.completed), 1);
+    let durations = &rig.stage.metrics.job_duration;
+    let durations = durations.with_label_values(&["upload"]).get_sample_count();
+    assert_eq!((durations, rig.queue_waits()), (1, 1));
+    assert_eq!((rig.replies_counted("sent"), rig.redeliveries()), (1, 0));
     assert_eq!((rig.duplicates(), rig.acks_lost()), (0, 0));
     assert!(rig.failures.newest_first().is_empty());
     rig.end().await;
@@ -99,9 +80,8 @@ async fn a_reply_queue_that_is_gone_loses_the_reply_and_not_the_job() {
     rig.publish(asked("j", &put())).await;
     rig.until_settled().await;
     assert_eq!(rig.state("j"), Some(State::Completed));
-    let replies = &rig.stage.metrics.replies;
-    assert_eq!(replies.with_label_values(&["undeliverable"]).get(), 1);
-    assert_eq!(replies.with_label_values(&["sent"]).get(), 0);
+    let replies = ["undeliverable", "sent"].map(|result| rig.replies_counted(result));
+    assert_eq!(replies, [1, 0]);
     rig.end().await;
 }
 
@@ -152,9 +132,7 @@ async fn attempts_used_up_park_the_job_which_comes_back_and_goes_on_counting() {
     rig.until_state("j", State::Completed).await;
     rig.until_settled().await;
     assert_eq!(rig.replies()[0]["attempts"], 4);
-    let waits = &rig.stage.metrics.job_queue_wait;
-    let waits = waits.with_label_values(&["upload"]).get_sample_count();
-    assert_eq!(waits, 1, "the queue wait counts at the first start only");
+    assert_eq!(rig.queue_waits(), 1, "at the first start only");
     rig.end().await;
 }
 
@@ -196,20 +174,8 @@ async fn a_failure_for_good_is_answered_and_buried_with_its_reason() {
         ),
         (1, 1)
     );
-    assert_eq!(
-        rig.stage
-            .metrics
-            .access_denied
-            .with_label_values(&["upload"])
-            .get(),
-        1
-    );
-    assert_eq!(
-        rig.totals
-            .dead_lettered
-            .load(std::sync::atomic::Ordering::Relaxed),
-        1
-    );
+    assert_eq!(rig.access_denied(), 1);
+    assert_eq!(rig.total(|totals| &totals.dead_lettered), 1);
     let failure = &rig.failures.newest_first()[0];
     assert_eq!(
         (failure.id.as_str(), failure.code.as_str(), failure.outcome),
@@ -225,14 +191,7 @@ async fn only_access_denied_counts_as_such() {
     rig.publish(message("j", &put())).await;
     rig.until_settled().await;
     assert_eq!(rig.dead().len(), 1);
-    assert_eq!(
-        rig.stage
-            .metrics
-            .access_denied
-            .with_label_values(&["upload"])
-            .get(),
-        0
-    );
+    assert_eq!(rig.access_denied(), 0);
     rig.end().await;
 }
 
@@ -277,15 +236,7 @@ async fn a_bad_job_is_answered_and_buried_and_touches_neither_s3_nor_the_ledger(
         rig.broker.replies(ANSWERS)[0].correlation_id.as_deref(),
         Some("bad")
     );
-    assert_eq!(
-        rig.stage
-            .metrics
-            .replies
-            .with_label_values(&["undeliverable"])
-            .get(),
-        0,
-        "nobody asked"
-    );
+    assert_eq!(rig.replies_counted("undeliverable"), 0, "nobody asked");
     assert_eq!((rig.calls(), rig.ledger.claims()), (0, 0));
     assert_eq!(
         (
@@ -378,12 +329,7 @@ async fn a_delete_that_fails_for_too_long_is_abandoned_counted_and_acked() {
     assert_eq!(rig.replies()[0]["outcome"], "abandoned");
     assert_eq!(rig.stage.metrics.cleanup_abandoned.get(), 1);
     assert_eq!(rig.jobs("delete_object", "abandoned"), 1);
-    assert_eq!(
-        rig.totals
-            .abandoned
-            .load(std::sync::atomic::Ordering::Relaxed),
-        1
-    );
+    assert_eq!(rig.total(|totals| &totals.abandoned), 1);
     assert_eq!(rig.failures.newest_first()[0].outcome, "abandoned");
     rig.publish(message("young", &delete())).await;
     rig.until("it is parked", |rig| {

@@ -2,13 +2,6 @@
 
 use super::*;
 
-impl Rig {
-    fn redeliveries(&self) -> u64 {
-        let redeliveries = &self.stage.metrics.redeliveries;
-        redeliveries.with_label_values(&[self.lane.as_str()]).get()
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_lane_takes_its_prefetch_and_starts_as_many_as_are_admitted() {
     let mut rig = Rig::start(Lane::Upload, [after(SECOND, stored())]);
@@ -230,8 +223,7 @@ async fn a_job_that_outlasts_the_drain_is_interrupted_given_back_and_costs_nothi
     // Its queue wait was counted at its first start.
     rig.restart();
     rig.until_state("j", State::Completed).await;
-    let waits = &rig.stage.metrics.job_queue_wait;
-    assert_eq!(waits.with_label_values(&["upload"]).get_sample_count(), 1);
+    assert_eq!(rig.queue_waits(), 1);
     rig.until_settled().await;
     rig.end().await;
 }

@@ -41,9 +41,9 @@ pub(super) fn owner(worker: &str) -> Owner {
     }
 }
 
-/// Runs the whole suite; `$new` is an async function that makes a [`TestDatabase`], or `None` to skip.
+/// Runs the whole suite, or with `@rows` what is promised of single rows; `$new` is an async function that makes a [`TestDatabase`], or `None` to skip.
 macro_rules! ledger_contract {
-    ($new:path) => {
+    (@rows $new:path) => {
         ledger_contract! { @each $new =>
             a_new_job_is_taken_with_what_its_delivery_carries
             a_job_given_back_is_taken_again_with_its_own_counts
@@ -60,6 +60,12 @@ macro_rules! ledger_contract {
             failed_attempts_are_kept_once_the_newest_first
             an_ending_names_the_last_error_until_the_job_completes
             answers_come_in_the_order_of_the_questions
+            two_workers_never_take_the_same_job
+        }
+    };
+    ($new:path) => {
+        ledger_contract! { @rows $new }
+        ledger_contract! { @each $new =>
             a_refused_row_leaves_nothing_behind
             odd_text_comes_back_as_it_went_in
             every_filter_lists_what_it_names
@@ -69,7 +75,6 @@ macro_rules! ledger_contract {
             a_job_that_nobody_has_held_for_the_retention_is_forgotten
             an_unfinished_delete_prefix_keeps_its_time
             a_probe_may_be_repeated
-            two_workers_never_take_the_same_job
             an_upload_is_recalled_as_it_was_begun
             only_the_holder_of_a_job_may_begin_an_upload
             what_nobody_goes_on_with_is_swept_by_one_at_a_time

@@ -7,7 +7,8 @@ use crate::{
     job::{BegunUpload, JobId, UploadNote},
     ledger::{
         Fence, SweptUpload,
-        uploads::{self, begun_columns, signed},
+        batch::signed,
+        uploads::{self, begun_columns},
     },
 };
 

@@ -16,10 +16,9 @@ use crate::{
     job::{JobId, Timestamp, attempts::MAX_BYTES},
     ledger::{
         Claim, ClaimRequest, Committed, Ending, Fence,
-        batch::{self, Claims, clean, clean_code},
+        batch::{self, Claims, clean, clean_code, signed},
         decision::{self, Taking},
         record::{self, LedgerRow, claim_columns, record_columns},
-        uploads::signed,
     },
 };
 

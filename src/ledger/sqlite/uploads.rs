@@ -9,7 +9,8 @@ use crate::{
     job::{BegunUpload, JobId, Timestamp, UploadNote},
     ledger::{
         Fence, SweptUpload,
-        uploads::{self, begun_columns, signed},
+        batch::signed,
+        uploads::{self, begun_columns},
     },
 };
 
