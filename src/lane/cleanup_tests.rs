@@ -2,14 +2,17 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::*;
 use crate::{
-    job::{Operation, operation::DeleteObject},
+    job::{
+        Operation,
+        operation::{DeleteObject, DeleteObjects},
+    },
     ledger::Fence,
     storage::script::{Answer, Stage, job},
 };
 
 const WAIT: Duration = Duration::from_secs(5);
 
-/// A gatherer on a script that takes three keys a call.
+/// A gatherer on a script.
 struct Lane {
     stage: Stage,
     gathering: Arc<Gathering>,
@@ -19,12 +22,14 @@ struct Lane {
 }
 
 impl Lane {
+    /// One that takes three keys a call.
     fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
+        Self::of(3, answers)
+    }
+
+    fn of(keys: usize, answers: impl IntoIterator<Item = Answer>) -> Self {
         let stage = Stage::new(answers);
-        let limits = BatchLimits {
-            keys: 3,
-            wait: WAIT,
-        };
+        let limits = BatchLimits { keys, wait: WAIT };
         let retry = stage.context().retry;
         let (gathering, gatherer) = Gatherer::new(&stage.storage, &stage.slots, retry, limits);
         let stop = CancellationToken::new();
@@ -49,8 +54,20 @@ impl Lane {
             key: key.to_owned(),
             version_id: None,
         };
+        self.run(Operation::DeleteObject(delete), taken);
+    }
+
+    fn delete_keys(&mut self, bucket: &str, keys: &[&str]) {
+        let delete = DeleteObjects {
+            bucket: bucket.to_owned(),
+            keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+        };
+        self.run(Operation::DeleteObjects(delete), taken());
+    }
+
+    fn run(&mut self, operation: Operation, taken: Taken) {
         let (gathering, storage) = (Arc::clone(&self.gathering), Arc::clone(&self.stage.storage));
-        let (context, job) = (self.stage.context(), job(Operation::DeleteObject(delete)));
+        let (context, job) = (self.stage.context(), job(operation));
         self.tasks
             .spawn(async move { gathering.delete(&job, &context, &storage, taken).await });
     }
@@ -99,6 +116,35 @@ async fn a_full_group_is_sent_at_once_and_the_rest_when_its_wait_is_over() {
     let at: Vec<_> = lane.stage.seen().iter().map(|seen| seen.at).collect();
     assert_eq!(at.len(), 2);
     assert_eq!(at[1] - at[0], WAIT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_keys_a_call_are_enough_to_share_it() {
+    let mut lane = Lane::of(2, [gone(&["a", "b"])]);
+    lane.delete("b", "a");
+    lane.delete("b", "b");
+    assert_eq!(lane.until_done().await, Duration::ZERO);
+    assert_eq!(lane.stage.seen().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_does_not_fit_any_more_sends_the_group_and_begins_the_next() {
+    let mut lane = Lane::new([Answer::status(204), gone(&["b", "c", "d"])]);
+    lane.delete("b", "a");
+    lane.delete_keys("b", &["b", "c", "d"]);
+    assert_eq!(lane.until_done().await, Duration::ZERO);
+    assert_eq!(lane.stage.seen().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_is_due_takes_no_other_with_it() {
+    let mut lane = Lane::new([Answer::status(204)]);
+    lane.delete("one", "k");
+    tokio::time::sleep(WAIT / 2).await;
+    lane.delete("two", "k");
+    assert_eq!(lane.until_done().await, WAIT);
+    let at: Vec<_> = lane.stage.seen().iter().map(|seen| seen.at).collect();
+    assert_eq!(at[1] - at[0], WAIT / 2);
 }
 
 #[tokio::test(start_paused = true)]

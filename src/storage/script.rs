@@ -392,7 +392,7 @@ pub(super) fn lease(answer: Result<bool, String>, asked: &Arc<AtomicU32>) -> Opt
 }
 
 /// Operations on bucket `b`, key `k`.
-pub(super) mod op {
+pub(crate) mod op {
     use super::Operation;
     use crate::job::operation::{
         DeleteObject, DeleteObjects, GetObject, HeadObject, ListObjects, PutObject, PutOptions,
@@ -450,7 +450,7 @@ pub(super) mod op {
         })
     }
 
-    pub(in super::super) fn delete() -> Operation {
+    pub(crate) fn delete() -> Operation {
         let (bucket, key) = ("b".into(), "k".into());
         Operation::DeleteObject(DeleteObject {
             bucket,

@@ -180,6 +180,20 @@ async fn an_empty_queue_keeps_the_probes_slot_until_a_job_comes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_operators_word_ends_the_wait_for_a_probes_job() {
+    let rig = Rig::start(Lane::Upload, [stored()]);
+    rig.trip().await;
+    rig.until("it probes", |rig| rig.status.state() == LaneState::Probing)
+        .await;
+    rig.stage.breaker.force(Mode::ForceClosed);
+    rig.until("it consumes", |rig| {
+        rig.status.state() == LaneState::Consuming
+    })
+    .await;
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_probe_that_hangs_opens_the_circuit_again_and_its_job_goes_on() {
     let answers = [stored()];
     let mut rig = Rig::with(Lane::Upload, answers, one_at_a_time);
@@ -201,6 +215,11 @@ async fn a_probe_that_hangs_opens_the_circuit_again_and_its_job_goes_on() {
         .await;
     let waited = began.elapsed();
     assert!((59 * SECOND..61 * SECOND).contains(&waited), "{waited:?}");
+    // The circuit goes on without it.
+    rig.publish(message("next", &put())).await;
+    rig.until_state("next", State::Completed).await;
+    assert_eq!(rig.circuit(), CircuitState::Closed);
+    assert_eq!(rig.state("slow"), Some(State::Requeued));
     drop(other);
     rig.until_state("slow", State::Completed).await;
     rig.until_settled().await;

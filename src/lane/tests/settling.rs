@@ -15,6 +15,7 @@ async fn a_job_that_went_well_is_recorded_answered_announced_and_acked() {
     assert_eq!((row.state, row.attempts), (State::Completed, 1));
     let reply = &rig.broker.replies(ANSWERS)[0];
     assert_eq!(reply.correlation_id.as_deref(), Some("c-1"));
+    assert_eq!(reply.message_id.as_deref(), Some("j"));
     assert_eq!(reply.content_type.as_deref(), Some("application/json"));
     let report = &rig.replies()[0];
     assert_eq!(report["outcome"], "completed");
@@ -27,6 +28,7 @@ async fn a_job_that_went_well_is_recorded_answered_announced_and_acked() {
         *report
     );
     assert_eq!(event.content_type.as_deref(), Some("application/json"));
+    assert_eq!(event.message_id.as_deref(), Some("j"));
     assert_eq!(rig.jobs("put_object", "completed"), 1);
     assert_eq!(rig.total(|totals| &totals.completed), 1);
     let durations = &rig.stage.metrics.job_duration;
