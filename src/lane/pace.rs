@@ -237,6 +237,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_turn_that_has_ended_is_joined_no_more_however_short_it_was() {
+        let (foreground, pace) = paced(2);
+        let _busy = foreground.enter();
+        let first = pace.admit().await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        drop(first);
+        let ended = Instant::now();
+        let _next = pace.admit().await;
+        assert_eq!(ended.elapsed(), Duration::from_millis(190));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_rest_ends_when_the_foreground_does() {
         let (foreground, pace) = paced(1);
         let busy = foreground.enter();

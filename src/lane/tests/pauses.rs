@@ -36,6 +36,44 @@ impl Rig {
     }
 }
 
+#[test]
+fn a_lanes_states_have_the_names_of_the_status_page() {
+    let why = || "why".to_owned();
+    let states = [
+        (LaneState::Consuming, "consuming", None, true),
+        (
+            LaneState::Paused(PausedBy::Breaker, why()),
+            "paused",
+            Some("why"),
+            true,
+        ),
+        (
+            LaneState::Paused(PausedBy::Ledger, why()),
+            "paused",
+            Some("why"),
+            false,
+        ),
+        (
+            LaneState::Paused(PausedBy::Amqp, why()),
+            "paused",
+            Some("why"),
+            false,
+        ),
+        (LaneState::Probing, "probing", None, true),
+        (
+            LaneState::Disconnected(why()),
+            "disconnected",
+            Some("why"),
+            false,
+        ),
+        (LaneState::Draining, "draining", None, false),
+    ];
+    for (state, name, reason, is_ready) in states {
+        let says = (state.as_str(), state.reason(), state.is_ready());
+        assert_eq!(says, (name, reason, is_ready));
+    }
+}
+
 /// So that the script's answers go to the jobs in their order.
 fn one_at_a_time(limits: &mut LaneLimits) {
     (limits.admission, limits.concurrency) = (1, 1);
