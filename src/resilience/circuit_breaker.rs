@@ -352,7 +352,7 @@ impl CircuitBreaker {
         core.phase = phase;
         core.generation += 1;
         let to = phase.state();
-        if to == CircuitState::Closed && from != CircuitState::Closed {
+        if to == CircuitState::Closed {
             core.closed_since = self.clock.now();
         }
         if from != to {

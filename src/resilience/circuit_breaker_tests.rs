@@ -189,6 +189,36 @@ fn a_late_success_of_an_older_generation_closes_nothing() {
 }
 
 #[test]
+fn the_streak_is_remembered_from_the_closing_however_long_the_probe_took() {
+    let (breaker, clock) = breaker();
+    trip(&breaker);
+    clock.advance(Duration::from_secs(5));
+    let probe = breaker.reserve_probe().unwrap();
+    clock.advance(Duration::from_secs(59));
+    probe.success();
+    clock.advance(Duration::from_secs(59));
+    trip(&breaker);
+    assert_eq!(
+        breaker.acquire().unwrap_err().retry_in,
+        Some(Duration::from_secs(10))
+    );
+}
+
+#[test]
+fn a_late_drop_of_an_older_probe_gives_no_slot_back() {
+    let (breaker, clock) = breaker();
+    trip(&breaker);
+    clock.advance(Duration::from_secs(5));
+    let hung = breaker.reserve_probe().unwrap();
+    clock.advance(SETTINGS.probe_timeout);
+    assert_eq!(breaker.check_probe(), None);
+    clock.advance(Duration::from_secs(10));
+    let _probe = breaker.reserve_probe().unwrap();
+    drop(hung);
+    assert!(breaker.reserve_probe().is_none(), "one probe at a time");
+}
+
+#[test]
 fn a_late_failure_of_an_older_generation_opens_nothing() {
     let (breaker, clock) = breaker();
     let stragglers: Vec<_> = (0..9).map(|_| breaker.acquire().unwrap()).collect();
@@ -208,8 +238,9 @@ fn a_hung_probe_re_opens_the_circuit_and_progress_keeps_it_alive() {
     let probe = breaker.reserve_probe().unwrap();
     clock.advance(Duration::from_secs(59));
     probe.progress();
+    let ask_again = clock.now() + SETTINGS.probe_timeout;
     clock.advance(Duration::from_secs(59));
-    assert!(breaker.check_probe().is_some());
+    assert_eq!(breaker.check_probe(), Some(ask_again));
     assert_eq!(state(&breaker), CircuitState::HalfOpen);
     clock.advance(Duration::from_secs(1));
     assert!(breaker.check_probe().is_none());
@@ -277,6 +308,19 @@ async fn a_waiter_is_told_at_once_when_the_breaker_opens() {
     assert!(futures_util::poll!(outdated.as_mut()).is_pending());
     trip(&breaker);
     assert!(futures_util::poll!(outdated.as_mut()).is_ready());
+}
+
+#[test]
+fn a_success_that_changes_nothing_wakes_nobody() {
+    let (breaker, _) = breaker();
+    let mut changes = breaker.subscribe();
+    breaker.acquire().unwrap().success();
+    assert!(!changes.has_changed().unwrap());
+    breaker.acquire().unwrap().failure();
+    assert!(changes.has_changed().unwrap());
+    changes.mark_unchanged();
+    breaker.acquire().unwrap().success();
+    assert!(changes.has_changed().unwrap());
 }
 
 #[derive(Debug, Clone)]
@@ -376,7 +420,9 @@ fn without_a_probe_out_there_is_none_to_look_after() {
     clock.advance(SETTINGS.open_base);
     breaker.reserve_probe().unwrap().neutral();
     assert_eq!(state(&breaker), CircuitState::HalfOpen);
+    clock.advance(SETTINGS.probe_timeout);
     assert_eq!(breaker.check_probe(), None);
+    assert_eq!(state(&breaker), CircuitState::HalfOpen);
 }
 
 #[test]

@@ -48,7 +48,6 @@ impl RetryPolicy {
     fn ideal_delay(&self, attempt: u32) -> Duration {
         let mut schedule = ExponentialBackoff {
             current_interval: self.base_delay.min(LONGEST),
-            initial_interval: self.base_delay.min(LONGEST),
             randomization_factor: 0.0,
             multiplier: self.multiplier,
             max_interval: LONGEST,
@@ -89,6 +88,25 @@ mod tests {
             ..DEFAULT
         };
         assert_eq!(middle(four, 3), Some(Duration::from_secs(4)));
+    }
+
+    #[test]
+    fn a_long_base_delay_is_doubled_too() {
+        let slow = RetryPolicy {
+            base_delay: Duration::from_secs(50),
+            ..DEFAULT
+        };
+        assert_eq!(
+            slow.delay_after(2, 0.5, None),
+            Some(Duration::from_secs(100))
+        );
+    }
+
+    #[test]
+    fn chance_makes_a_wait_a_fifth_shorter_or_longer() {
+        let wait = |chance| DEFAULT.delay_after(1, chance, None).unwrap();
+        assert_eq!(wait(0.0), Duration::from_millis(800));
+        assert_eq!(wait(1.0), Duration::from_millis(1200));
     }
 
     #[test]
