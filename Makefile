@@ -50,8 +50,8 @@ bench-upload: ## large uploads beside boto3 and a bare SDK loop, and through kil
 .PHONY: check
 check: ## the quick loop while you write: format, lints, unit tests; no broker
 	@cargo fmt --check
-	cargo clippy --locked --lib --bins --tests -- -D warnings
-	cargo test --locked --lib
+	cargo clippy --locked --lib --bins --tests --features failpoints -- -D warnings
+	cargo test --locked --features failpoints --lib
 
 .PHONY: fmt
 fmt: ## format the code

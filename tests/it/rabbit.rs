@@ -161,7 +161,6 @@ impl Rabbit {
     }
 
     /// Moves what is ready in a queue to another one, as the end of a delay would.
-    #[cfg(feature = "failpoints")]
     pub(crate) async fn move_all(&self, from: &str, to: &str) {
         let connection = self.connect().await;
         let channel = connection.create_channel().await.unwrap();

@@ -1,10 +1,11 @@
 //! Which index leads a list, and where a prefix ends. What a list finds is the contract's, how it is planned the databases'.
 
-use super::*;
+use super::{query::after_prefix, *};
 
-/// Says of each lead alone that it matches many jobs, and of all filters together so many.
+/// Says of each lead alone that it matches many jobs, and of all filters together so many, in all and among the newest.
 struct Counts {
     of_all: i64,
+    of_newest: i64,
 }
 
 #[async_trait]
@@ -12,8 +13,12 @@ impl Reader for Counts {
     const COLUMNS: &'static str = "id";
 
     async fn count(&self, query: &Query) -> Result<i64, LedgerError> {
-        let asked_for_all = query.sql.ends_with(&format!(" limit {SORTABLE}) as few"));
-        Ok(if asked_for_all { self.of_all } else { MANY })
+        let (of_all, of_newest) = (format!(" limit {SORTABLE}) as few"), ") as newest ");
+        Ok(match &query.sql {
+            sql if sql.contains(of_newest) => self.of_newest,
+            sql if sql.ends_with(&of_all) => self.of_all,
+            _ => MANY,
+        })
     }
 
     async fn jobs(&self, _: &Query) -> Result<Vec<JobRecord>, LedgerError> {
@@ -46,17 +51,26 @@ async fn more_keys_of_a_prefix_than_can_be_sorted_are_looked_for_among_the_newes
         ),
         (filter(None, None, lane), Lead::Time),
     ] {
-        let led = async |of_all| leads(&Counts { of_all }, &filter).await.unwrap();
-        assert_eq!(led(SORTABLE).await, [walk], "{filter:?}");
-        assert_eq!(led(SORTABLE - 1).await, sorted, "{filter:?}");
-        assert_eq!(led(0).await, [], "{filter:?}");
+        let led = async |of_all, of_newest| {
+            let counts = Counts { of_all, of_newest };
+            leads(&counts, &filter).await.unwrap()
+        };
+        let page = page_size(&filter);
+        assert_eq!(led(SORTABLE, page).await, [walk], "{filter:?}");
+        assert_eq!(led(SORTABLE, page - 1).await, sorted, "{filter:?}");
+        assert_eq!(led(SORTABLE - 1, page).await, sorted, "{filter:?}");
+        assert_eq!(led(0, page).await, [], "{filter:?}");
     }
     // What is in the list's order already leads as before.
     let filter = JobFilter {
         state: Some(State::Completed),
         ..filter(bucket(), None, None)
     };
-    let led = leads(&Counts { of_all: SORTABLE }, &filter).await.unwrap();
+    let counts = Counts {
+        of_all: SORTABLE,
+        of_newest: MANY,
+    };
+    let led = leads(&counts, &filter).await.unwrap();
     assert_eq!(led, [Lead::State(State::Completed)]);
 }
 
