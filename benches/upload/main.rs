@@ -1,7 +1,7 @@
 //! Large uploads: what they cost beside others, and what `kill -9` costs them.
 //!
 //! Compares a real worker process with a bare SDK loop and with boto3's `upload_fileobj`, in turn: the same
-//! sparse file, 8 MiB parts, eight at a time, to the same store. Prints wall time, CPU of the client and its
+//! sparse file, 8 MiB parts, eight at a time, to the same store, each client first in turn. Prints wall time, CPU of the client and its
 //! peak memory, and the ratios of the medians. Then kills a worker at random points of uploads to the
 //! embedded S3 server and counts the parts that were sent again.
 //!
@@ -11,7 +11,7 @@
 //! ```
 //!
 //! `--size` is in MiB. `--endpoint` is any S3-compatible store, with `AWS_ACCESS_KEY_ID` and
-//! `AWS_SECRET_ACCESS_KEY` in the environment. `--python` needs boto3; without it boto3 is left out.
+//! `AWS_SECRET_ACCESS_KEY` in the environment; without it they must not be set. `--python` needs boto3; without it boto3 is left out.
 //! `--after-each` is a command for a store that frees the space of what was deleted only when told to.
 
 #![allow(
@@ -136,14 +136,17 @@ async fn compare(arguments: &Arguments, url: &str, file: &Path, rounds: u64) {
     };
     let client = client(&endpoint);
     drop(client.create_bucket().bucket(BUCKET).send().await);
+    let bucket = client.head_bucket().bucket(BUCKET).send().await;
+    bucket.expect("the store takes no keys but its own: see --endpoint");
     let mut costs: BTreeMap<&str, Vec<Cost>> = BTreeMap::new();
     let size = file.metadata().unwrap().len();
+    let mut clients = [
+        ("brigade", "brigade"),
+        ("SDK loop", "sdk"),
+        ("boto3", "boto3"),
+    ];
     for round in 1..=rounds {
-        for (name, key) in [
-            ("brigade", "brigade"),
-            ("SDK loop", "sdk"),
-            ("boto3", "boto3"),
-        ] {
+        for (name, key) in clients {
             let cost = match (name, arguments.value("--python")) {
                 ("brigade", _) => brigade(url, file, &endpoint).await,
                 ("SDK loop", _) => child(sdk_command(file, &endpoint)),
@@ -172,6 +175,8 @@ async fn compare(arguments: &Arguments, url: &str, file: &Path, rounds: u64) {
                 shell.status().unwrap();
             }
         }
+        // Who comes first reads a large file from the disk, and the others what is left of it in memory.
+        clients.rotate_left(1);
     }
     let ours = costs["brigade"].clone();
     for (name, theirs) in costs.iter().filter(|(name, _)| **name != "brigade") {
