@@ -165,11 +165,7 @@ async fn fill(ledger: &Arc<dyn Ledger>, start: Timestamp, rows: u64) -> anyhow::
                     lane: kind.operation.lane(),
                     operation: kind.operation,
                     bucket: kind.bucket.to_owned(),
-                    key: Some(format!(
-                        "{}/2026/11/{:016x}",
-                        kind.prefix,
-                        number.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-                    )),
+                    key: Some(key(number, rows, kind)),
                     enqueued_at: start.plus(STEP * u32::try_from(number)?),
                     replay: 0,
                     replayed_at: None,
@@ -207,6 +203,17 @@ async fn fill(ledger: &Arc<dyn Ledger>, start: Timestamp, rows: u64) -> anyhow::
     Ok(())
 }
 
+/// The oldest fifth has keys that no later job has, as dates in keys do.
+fn key(number: u64, rows: u64, kind: &Kind) -> String {
+    let name = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let month = if number < rows / 5 {
+        "2026/10"
+    } else {
+        kind.prefix
+    };
+    format!("{month}/{name:016x}")
+}
+
 /// Every combination: of each filter each value of interest, or none.
 fn filters(start: Timestamp, rows: u64) -> Vec<JobFilter> {
     fn each<T: Clone>(filters: &mut Vec<JobFilter>, values: &[T], set: impl Fn(&mut JobFilter, T)) {
@@ -238,7 +245,7 @@ fn filters(start: Timestamp, rows: u64) -> Vec<JobFilter> {
     each(&mut all, &["reports", "logs"], |f, v| {
         f.bucket = Some(v.to_owned())
     });
-    each(&mut all, &["a/", "b"], |f, v| {
+    each(&mut all, &["a/", "b", "2026/10/"], |f, v| {
         f.key_prefix = Some(v.to_owned())
     });
     each(&mut all, &["AccessDenied", "SlowDown"], |f, v| {

@@ -1,11 +1,13 @@
 //! `jobs list`: which index answers a filter, and the SQL for it. The same text for every database.
 //!
 //! Every filter but one is a range of one index that is in the list's order already, so a page costs what
-//! it shows. Keys of a prefix are sorted, unless more than [`SORTABLE`] match and the newest jobs, those of the
-//! bucket or of the operation if there is one, make a page: then these are walked. With several filters the
-//! one that matches least leads, and the others are checked entry by entry; which that is, a count that stops
-//! early tells. When all match many jobs, one leads whose index holds what the others ask for, so that jobs
-//! which don't match cost no look at their rows (`benches/ledger_lists.rs`).
+//! it shows. With several filters the one that matches least leads, and the others are checked entry by entry;
+//! which that is, a count that stops early tells. When all match many jobs, one leads whose index holds what the
+//! others ask for, so that jobs which don't match cost no look at their rows.
+//!
+//! Keys of a prefix are sorted by time. Many are first looked for among the newest jobs, those of the bucket or of
+//! the operation if there is one: mostly these make a page. What has no page there is old, its prefix a date, say.
+//! `benches/ledger_lists.rs` measures all of it.
 
 mod query;
 
@@ -18,10 +20,8 @@ use crate::job::{OperationName, State};
 
 /// Counting the matches of a filter stops here: from then on it doesn't matter how many more there are.
 const MANY: i64 = 20_000;
-/// That many keys of a prefix are sorted by time; more are first looked for among the newest jobs.
-const SORTABLE: i64 = 50_000;
-/// So many jobs are the newest. Keys that are frequent but not among them are old ones, of a prefix that is a date, say.
-const NEWEST: i64 = 20_000;
+/// So many jobs are the newest.
+const NEWEST: i64 = 50_000;
 
 /// Jobs counted by lane, state and error code, in that order of columns.
 pub(super) const STATS: &str = "\
@@ -82,12 +82,13 @@ async fn leads<R: Reader>(reader: &R, filter: &JobFilter) -> Result<Vec<Lead>, L
     let Some(first) = candidates.first() else {
         return Ok(vec![Lead::Time]);
     };
+    let is_prefix = matches!(first.as_slice(), [Lead::KeyPrefix(_)]);
     let mut fewest = (MANY, None);
-    if candidates.len() > 1 {
+    if candidates.len() > 1 || is_prefix {
         for leads in &candidates {
             let mut matches = 0;
             for lead in leads {
-                matches += reader.count(&few(filter, lead, MANY)).await?;
+                matches += reader.count(&few(filter, lead)).await?;
             }
             if matches < fewest.0 {
                 fewest = (matches, Some(leads));
@@ -97,28 +98,18 @@ async fn leads<R: Reader>(reader: &R, filter: &JobFilter) -> Result<Vec<Lead>, L
     if let Some(fewest) = fewest.1 {
         return Ok(fewest.clone());
     }
-    // The candidates are in such an order that the first one's index holds the others' columns.
-    let [keys @ Lead::KeyPrefix(_)] = first.as_slice() else {
-        return Ok(first.clone());
-    };
-    match reader.count(&few_of_all(filter, keys, SORTABLE)).await? {
-        0 => Ok(Vec::new()),
-        SORTABLE => {
-            // One walk that finds all. Of a lane's operations some might have no such keys, and be read to their end.
-            let walk = candidates.get(1).and_then(|leads| match leads.as_slice() {
-                [lead] => Some(lead.clone()),
-                _ => None,
-            });
-            let walk = walk.unwrap_or(Lead::Time);
-            let found = reader.count(&few_of_newest(filter, &walk)).await?;
-            Ok(if found < page_size(filter) {
-                first.clone()
-            } else {
-                vec![walk]
-            })
+    if is_prefix {
+        // One walk that finds all. Of a lane's operations some might have no such keys, and be read to their end.
+        let walk = match candidates.get(1).map(Vec::as_slice) {
+            Some([lead]) => lead.clone(),
+            _ => Lead::Time,
+        };
+        if reader.count(&few_of_newest(filter, &walk)).await? == page_size(filter) {
+            return Ok(vec![walk]);
         }
-        _ => Ok(first.clone()),
     }
+    // The candidates are in such an order that the first one's index holds the others' columns.
+    Ok(first.clone())
 }
 
 /// Each filter that is set, as leads. The index of each holds the columns of all that come after it
@@ -173,25 +164,13 @@ fn page_size(filter: &JobFilter) -> i64 {
     i64::from(filter.limit.max(1)) + 1
 }
 
-/// How many jobs the lead matches, counted to `most` only.
-fn few(filter: &JobFilter, lead: &Lead, most: i64) -> Query {
+/// How many jobs the lead matches, counted to [`MANY`] only.
+fn few(filter: &JobFilter, lead: &Lead) -> Query {
     let mut query = Query::default();
     query.push("select count(*) from (select 1 from jobs where ");
     query.range(lead, filter);
     query.push(" limit ");
-    query.limit(most);
-    query.push(") as few");
-    query
-}
-
-/// How many jobs match the lead and the rest of the filter, counted to `most` only.
-fn few_of_all(filter: &JobFilter, lead: &Lead, most: i64) -> Query {
-    let mut query = Query::default();
-    query.push("select count(*) from (select 1 from jobs where ");
-    query.range(lead, filter);
-    query.rest(lead, filter);
-    query.push(" limit ");
-    query.limit(most);
+    query.limit(MANY);
     query.push(") as few");
     query
 }

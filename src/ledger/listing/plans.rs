@@ -1,6 +1,6 @@
 //! Every query that a list may make, and how it is to be planned: each database checks that it is.
 
-use super::{Lead, MANY, Query, SORTABLE, candidates, few, few_of_all, few_of_newest, page};
+use super::{Lead, Query, candidates, few, few_of_newest, page};
 use crate::{
     job::{JobId, OperationName, State, Timestamp},
     ledger::{Cursor, JobFilter},
@@ -64,17 +64,8 @@ pub(in crate::ledger) fn every_query(columns: &str) -> Vec<Planned> {
                 // The page itself, of a few rows, and the keys of a prefix.
                 sorts: 1 + sorts,
             });
-            if position == 0 && matches!(lead, Lead::KeyPrefix(_)) {
-                planned.push(Planned {
-                    query: few_of_all(&filter, &lead, SORTABLE),
-                    index,
-                    all: false,
-                    covers: true,
-                    sorts: 0,
-                });
-            } else if filter.key_prefix.is_some()
-                && matches!(lead, Lead::Time | Lead::Bucket(_) | Lead::Operation(_))
-            {
+            let walks = matches!(lead, Lead::Time | Lead::Bucket(_) | Lead::Operation(_));
+            if filter.key_prefix.is_some() && walks {
                 planned.push(Planned {
                     query: few_of_newest(&filter, &lead),
                     index,
@@ -85,7 +76,7 @@ pub(in crate::ledger) fn every_query(columns: &str) -> Vec<Planned> {
             }
             if lead != Lead::Time {
                 planned.push(Planned {
-                    query: few(&filter, &lead, MANY),
+                    query: few(&filter, &lead),
                     index,
                     all: false,
                     covers: true,
