@@ -21,7 +21,7 @@ use crate::job::{OperationName, State};
 /// Counting the matches of a filter stops here: from then on it doesn't matter how many more there are.
 const MANY: i64 = 20_000;
 /// So many jobs are the newest.
-const NEWEST: i64 = 50_000;
+const NEWEST: i64 = 30_000;
 
 /// Jobs counted by lane, state and error code, in that order of columns.
 pub(super) const STATS: &str = "\
