@@ -29,7 +29,8 @@ test: ## everything that is checked: format, lints, dependencies, all tests agai
 	scripts/cargo-deny
 	scripts/compose-check
 	echo "Linting (about 4 minutes the first time)…"
-	cargo clippy --locked --all-targets --test drill --features failpoints -- -D warnings
+	cargo clippy --locked --all-targets --features failpoints -- -D warnings
+	cargo clippy --locked --test drill --features failpoints -- -D warnings
 	scripts/prometheus install >/dev/null
 	echo "Testing (builds for about 5 minutes the first time)…"
 	scripts/postgres run -- scripts/rabbitmq run -- cargo test --locked --features failpoints -- --test-threads 6

@@ -136,15 +136,12 @@ async fn rolling_restart(mut scene: Scene) -> Shown {
     let stage = scene.stage.set("http.listen", "127.0.0.1:0");
     scene.stage = stage.on_postgres().await;
     let mut workers = [(); 3].map(|()| scene.stage.process());
-    for turn in 0..workers.len() {
-        scene.until_share((turn + 1) * 20).await;
-        workers[turn].terminate();
-        assert_eq!(
-            workers[turn].wait().await,
-            Some(0),
-            "a drained worker exits with 0"
-        );
-        workers[turn] = scene.stage.process();
+    for (turn, worker) in (1..).zip(&mut workers) {
+        scene.until_share(turn * 20).await;
+        worker.terminate();
+        let code = worker.wait().await;
+        assert_eq!(code, Some(0), "a drained worker exits with 0");
+        *worker = scene.stage.process();
     }
     mended(scene, None, workers.into()).await
 }

@@ -17,6 +17,8 @@ mod drills;
 mod messages;
 #[path = "../it/process.rs"]
 mod process;
+#[path = "../it/proxy.rs"]
+mod proxy;
 #[path = "../it/rabbit.rs"]
 mod rabbit;
 mod scene;
