@@ -241,3 +241,46 @@ impl RecentFailures {
         kept.iter().rev().cloned().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_heard_and_the_same_state_again_is_none() {
+        let status = LaneStatus::new(Lane::Upload, Arc::new(Metrics::try_new(1).unwrap()));
+        let mut heard = status.subscribe();
+        status.consuming();
+        assert!(heard.has_changed().unwrap());
+        heard.mark_unchanged();
+        status.consuming();
+        assert!(!heard.has_changed().unwrap());
+        // A new sentence is a change for those who show it.
+        status.disconnected("next try in 4 s");
+        heard.mark_unchanged();
+        status.disconnected("next try in 8 s");
+        assert!(heard.has_changed().unwrap());
+    }
+
+    #[test]
+    fn the_newest_failures_are_kept() {
+        let failures = RecentFailures::default();
+        for number in 0..25 {
+            failures.add(RecentFailure {
+                id: number.to_string(),
+                lane: "upload",
+                operation: "put_object",
+                bucket: "b".to_owned(),
+                key: None,
+                outcome: "dead_lettered",
+                code: "AccessDenied".to_owned(),
+                message: "refused".to_owned(),
+                at: Timestamp::from_micros(number),
+            });
+        }
+        let kept: Vec<_> = failures.newest_first();
+        let kept: Vec<&str> = kept.iter().map(|failure| failure.id.as_str()).collect();
+        let newest: Vec<String> = (5..25).rev().map(|number| number.to_string()).collect();
+        assert_eq!(kept, newest);
+    }
+}
