@@ -2,8 +2,8 @@
 //!
 //! Compares a real worker process with a bare SDK loop and with boto3's `upload_fileobj`, in an order that turns
 //! with each round: the same sparse file, read once before, 8 MiB parts, eight at a time, to the same store. Prints
-//! wall time, CPU of the client and its peak memory, and the ratios of the medians. Then kills a worker at random points of uploads to the
-//! embedded S3 server and counts the parts that were sent again.
+//! wall time, CPU of the client and its peak memory, and the ratios of the medians. Then kills a worker at random
+//! points of uploads to the embedded S3 server and counts the parts that were sent again.
 //!
 //! ```sh
 //! make bench-upload                              # 1 GiB to an embedded S3 server in its own process
@@ -11,8 +11,9 @@
 //! ```
 //!
 //! `--size` is in MiB. `--endpoint` is any S3-compatible store, with `AWS_ACCESS_KEY_ID` and
-//! `AWS_SECRET_ACCESS_KEY` in the environment; without it they must not be set. `--python` needs boto3; without it boto3 is left out.
-//! `--after-each` is a command for a store that frees the space of what was deleted only when told to.
+//! `AWS_SECRET_ACCESS_KEY` in the environment; without it they must not be set. `--python` needs boto3; without it
+//! boto3 is left out. `--after-each` is a command for a store that frees the space of what was deleted only when
+//! told to.
 
 #![allow(
     clippy::unwrap_used,
