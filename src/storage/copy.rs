@@ -2,8 +2,8 @@
 //!
 //! A HEAD of the source comes first: its size decides how, and how long a call may take (RESILIENCE.md, event
 //! 18), and its `ETag` is a condition of every call after it, so that a source that changes meanwhile fails plainly
-//! instead of giving half of each. A copy in parts starts anew in every run, and is on record
-//! like an upload, so that what a killed run began is aborted as well.
+//! instead of giving half of each. A copy in parts is on record like an upload: what an earlier run completed
+//! is not copied again, and what it only began is aborted and begun anew.
 
 use std::ops::RangeInclusive;
 
@@ -17,7 +17,7 @@ use futures_util::future::join_all;
 use super::{
     Done, Stop,
     guard::{Attempt, Caller},
-    service::{EXISTS, StorageService, escaped, query_string, unsigned},
+    service::{EXISTS, StorageService, Stored, escaped, query_string, unsigned},
     upload::UploadService,
 };
 use crate::job::{
@@ -57,22 +57,35 @@ impl CopyService<'_> {
     /// be dropped at any await; the next run starts anew.
     pub(super) async fn copy_object(&self, copy: &CopyObject) -> Result<Done, Stop> {
         let name = OperationName::CopyObject;
-        let work = async {
-            let found = self.look(copy).await?;
-            let copied = if found.size <= self.0.storage.clients.copy_whole_up_to {
-                self.whole(copy, &found).await?
-            } else {
-                self.in_parts(copy, &found).await?
-            };
-            Ok((copied, found.size))
+        let stored = self.0.counted(name, &copy.bucket, self.copy(copy)).await?;
+        Ok(JobResult::from(stored).into())
+    }
+
+    async fn copy(&self, copy: &CopyObject) -> Result<Stored, Stop> {
+        let uploads = UploadService(self.0);
+        let earlier = uploads.recall().await?;
+        // Before the source is looked at: what an earlier run completed needs it no more.
+        if let Some(earlier) = &earlier
+            && (&earlier.bucket, &earlier.key) == (&copy.bucket, &copy.key)
+            && let Some(stored) = uploads.completed_before(earlier).await?
+        {
+            return Ok(stored);
+        }
+        // Parts of a copy cost little, so no earlier upload is gone on with.
+        if let Some(earlier) = &earlier {
+            uploads.abandon(earlier).await?;
+        }
+        let found = self.look(copy).await?;
+        let (etag, version_id) = if found.size <= self.0.storage.clients.copy_whole_up_to {
+            self.whole(copy, &found).await?
+        } else {
+            self.in_parts(copy, &found).await?
         };
-        let ((etag, version_id), size) = self.0.counted(name, &copy.bucket, work).await?;
-        Ok(JobResult::Stored {
+        Ok(Stored {
             etag,
             version_id,
-            size,
-        }
-        .into())
+            size: found.size,
+        })
     }
 
     async fn look(&self, copy: &CopyObject) -> Result<Found, Stop> {
@@ -122,12 +135,8 @@ impl CopyService<'_> {
         work.await
     }
 
-    /// Begins anew after a crash: parts of a copy cost little, so no earlier upload is gone on with, only aborted.
     async fn in_parts(&self, copy: &CopyObject, found: &Found) -> Result<Copied, Stop> {
         let uploads = UploadService(self.0);
-        if let Some(earlier) = uploads.recall().await? {
-            uploads.abandon(&earlier).await?;
-        }
         let part_size = self.0.storage.clients.copy_whole_up_to;
         let begun = BegunUpload {
             bucket: copy.bucket.clone(),
@@ -138,7 +147,7 @@ impl CopyService<'_> {
             part_size,
             largest_part: part_size,
         };
-        uploads.note(UploadNote::Begun(begun.clone())).await?;
+        uploads.record(&begun).await?;
         let end = self.fill(copy, found, &begun.upload_id).await;
         // Best effort: a copy that is there stays done, and the sweeper finds what is not noted.
         drop(match &end {

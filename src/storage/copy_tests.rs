@@ -1,10 +1,11 @@
 use super::*;
 use crate::{
-    job::{
-        Operation,
-        operation::{CopySource, PutOptions},
+    job::{Operation, operation::CopySource},
+    storage::{
+        CallContext, UploadMemory,
+        script::{Answer, Stage},
+        upload::tests::Memory,
     },
-    storage::script::{Answer, Stage, op},
 };
 
 fn copy(version_id: Option<&str>) -> Operation {
@@ -196,17 +197,62 @@ fn parts_cover_the_object_and_stay_within_s3_s_numbers() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_412_on_the_first_attempt_of_a_redelivery_may_be_our_own_earlier_put() {
-    let own = Answer::status(200)
-        .header("content-length", 5)
-        .header("etag", "\"e\"")
-        .header("x-amz-meta-brigade-job", "job-1");
-    let stage = Stage::new([Answer::error(412, "PreconditionFailed"), own]);
-    let options = PutOptions {
-        if_none_match: true,
-        ..PutOptions::default()
+async fn run_with(stage: &Stage, memory: UploadMemory) -> Result<Done, Stop> {
+    let context = CallContext {
+        uploads: Some(memory),
+        ..stage.context()
     };
-    assert!(stage.run(op::put(options)).await.is_ok());
-    assert_eq!(stage.requests(), 2, "one attempt and one look");
+    stage.run_in(copy(None), &context).await
+}
+
+/// What is on record after a run was killed that had begun a copy of 1 MiB.
+fn begun() -> Memory {
+    Memory::of(BegunUpload {
+        bucket: "b".into(),
+        key: "copy".into(),
+        upload_id: "u0".into(),
+        source: None,
+        size: Some(MIB),
+        part_size: 100,
+        largest_part: 100,
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_run_completed_is_not_copied_again_whatever_became_of_its_source() {
+    let memory = begun();
+    let own = source(MIB).header("x-amz-meta-brigade-job", "job-1");
+    let stage = Stage::new([own]);
+    assert!(run_with(&stage, memory.port(true)).await.is_ok());
+    let [look] = stage.seen().try_into().unwrap();
+    assert_eq!(look.method, "HEAD");
+    assert!(look.uri.contains("/b/copy"), "{}", look.uri);
+    assert_eq!(stage.operations("copy_object", "success"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_run_only_began_is_aborted_and_begun_anew() {
+    let foreign = source(MIB).header("x-amz-meta-brigade-job", "job-2");
+    let another = source(MIB - 1).header("x-amz-meta-brigade-job", "job-1");
+    for found in [Answer::status(404), foreign, another] {
+        let memory = begun();
+        let anew = [source(MIB), created(), part(1), completed()];
+        let answers = [found, Answer::status(204)].into_iter().chain(anew);
+        let stage = Stage::new(answers);
+        assert!(run_with(&stage, memory.port(true)).await.is_ok());
+        let methods: Vec<_> = stage.seen().into_iter().map(|seen| seen.method).collect();
+        assert_eq!(methods, ["HEAD", "DELETE", "HEAD", "POST", "PUT", "POST"]);
+        assert_eq!(memory.notes(), ["doomed", "gone", "begun", "completed"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_is_no_longer_ours_leaves_no_upload_behind() {
+    let gone = Answer::error(404, "NoSuchUpload");
+    let stage = Stage::new([source(MIB), created(), Answer::status(204), gone]);
+    let end = run_with(&stage, Memory::default().port(false)).await;
+    assert_eq!(end.unwrap_err(), Stop::LeaseLost);
+    let abort = &stage.seen()[2];
+    assert_eq!(abort.method, "DELETE");
+    assert!(abort.uri.contains("uploadId=u1"), "{}", abort.uri);
 }

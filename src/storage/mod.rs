@@ -110,8 +110,8 @@ impl Storage {
         let caller = Caller::new(self, job, context);
         match &job.operation {
             Operation::PutObject(put) => StorageService(caller).put_object(put).await,
-            Operation::CopyObject(copy) => CopyService(caller).copy_object(copy).await,
-            // Boxed, since every job's run is as large as the largest.
+            // The large ones are boxed, since every job's run is as large as the largest.
+            Operation::CopyObject(copy) => Box::pin(CopyService(caller).copy_object(copy)).await,
             Operation::UploadFileobj(upload) => {
                 Box::pin(UploadService(caller).upload_fileobj(upload)).await
             }

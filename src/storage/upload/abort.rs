@@ -14,6 +14,17 @@ use crate::{
 };
 
 impl UploadService<'_> {
+    /// Puts an upload on record before its first part is sent. One that can't be is aborted, best effort and
+    /// outside of the job's circuit and lease: the job may no longer be ours, and nobody will know of its upload.
+    pub(in crate::storage) async fn record(&self, begun: &BegunUpload) -> Result<(), Stop> {
+        let noted = self.note(UploadNote::Begun(begun.clone())).await;
+        if noted.is_err() {
+            let place = (begun.bucket.as_str(), begun.key.as_str());
+            drop(self.0.storage.abort_upload(place, &begun.upload_id).await);
+        }
+        noted
+    }
+
     /// The job has failed for good: nobody will go on with what it began.
     pub(super) async fn give_up(&self) -> Result<(), Stop> {
         match self.recall().await? {

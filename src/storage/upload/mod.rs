@@ -14,7 +14,7 @@ mod plan;
 mod requests;
 mod resume;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod transfer;
 
 use bytes::Bytes;

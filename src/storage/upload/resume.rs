@@ -13,7 +13,7 @@ use crate::{
     },
     storage::{
         Stop,
-        service::{Placed, StorageService, Stored, unsigned},
+        service::{StorageService, Stored, unsigned},
     },
 };
 
@@ -40,7 +40,7 @@ impl UploadService<'_> {
             return Ok(Earlier::Unfinished(begun, finished));
         }
         if is_of_place(&begun, upload)
-            && let Some(stored) = self.completed_before(upload, &begun).await?
+            && let Some(stored) = self.completed_before(&begun).await?
         {
             return Ok(Earlier::Completed(stored));
         }
@@ -131,22 +131,16 @@ impl UploadService<'_> {
     }
 
     /// The object, if an earlier run completed the upload and could not say so.
-    async fn completed_before(
+    pub(in crate::storage) async fn completed_before(
         &self,
-        upload: &UploadFileobj,
         begun: &BegunUpload,
     ) -> Result<Option<Stored>, Stop> {
         let service = &StorageService(self.0);
-        let placed = Placed {
-            bucket: &upload.bucket,
-            key: &upload.key,
-            size: begun.size,
-        };
         let look = self
             .0
             .guarded(OperationName::HeadObject, |attempt| async move {
                 service
-                    .head(&attempt, placed.bucket, placed.key, None)
+                    .head(&attempt, &begun.bucket, &begun.key, None)
                     .await
             });
         match look.await {

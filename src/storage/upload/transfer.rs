@@ -45,12 +45,8 @@ impl UploadService<'_> {
         });
         let upload_id = self.0.counted(name, &upload.bucket, work).await?;
         let begun = plan.begun((&upload.bucket, &upload.key), upload_id, source);
-        let noted = self.note(UploadNote::Begun(begun.clone())).await;
-        if let Err(Stop::Failed(_)) = &noted {
-            // Nobody will know of it: best effort, before it is forgotten.
-            drop(self.abort(&begun).await);
-        }
-        noted.map(|()| begun)
+        self.record(&begun).await?;
+        Ok(begun)
     }
 
     /// Sends what is missing and makes it the object.

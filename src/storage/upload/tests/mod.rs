@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::PathBuf,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -12,10 +12,13 @@ use tempfile::TempDir;
 use tokio::{sync::Semaphore, time::Instant};
 
 mod completion;
+mod memory;
 mod resume;
 
+pub(in crate::storage) use memory::Memory;
+
 use crate::{
-    job::{BegunUpload, FailureClass, JobResult, Operation, UploadNote, operation::PutOptions},
+    job::{FailureClass, JobResult, Operation, operation::PutOptions},
     storage::{
         CallContext, Checksums, Done, Stop, UploadMemory,
         script::{Answer, Stage, keys, op, settings, shared},
@@ -77,6 +80,10 @@ fn object(size: u64) -> Answer {
         .header("x-amz-meta-brigade-job", "job-1")
 }
 
+fn gone() -> Answer {
+    Answer::error(404, "NoSuchUpload")
+}
+
 fn aborted() -> Answer {
     Answer::status(204)
 }
@@ -118,54 +125,6 @@ fn asked(stage: &Stage) -> Vec<String> {
     .collect()
 }
 
-/// A memory as the ledger is one, and what was noted in it.
-#[derive(Clone, Default)]
-struct Memory(Arc<Mutex<(Option<BegunUpload>, Vec<&'static str>)>>);
-
-impl Memory {
-    fn of(begun: BegunUpload) -> Self {
-        Self(Arc::new(Mutex::new((Some(begun), Vec::new()))))
-    }
-
-    fn notes(&self) -> Vec<&'static str> {
-        self.0.lock().unwrap().1.clone()
-    }
-
-    fn begun(&self) -> BegunUpload {
-        self.0.lock().unwrap().0.clone().unwrap()
-    }
-
-    fn port(&self, is_ours: bool) -> UploadMemory {
-        let (recalled, noted) = (self.clone(), self.clone());
-        UploadMemory::new(
-            move || {
-                let begun = recalled.0.lock().unwrap().0.clone();
-                Box::pin(async { Ok(begun) })
-            },
-            move |note| {
-                let mut memory = noted.0.lock().unwrap();
-                let word = match note {
-                    UploadNote::Begun(begun) => {
-                        memory.0 = Some(begun);
-                        "begun"
-                    }
-                    UploadNote::Completed(_) => "completed",
-                    UploadNote::Doomed(_) => {
-                        memory.0 = None;
-                        "doomed"
-                    }
-                    UploadNote::Gone(_) => {
-                        memory.0 = None;
-                        "gone"
-                    }
-                };
-                memory.1.push(word);
-                Box::pin(async move { Ok(is_ours) })
-            },
-        )
-    }
-}
-
 async fn run_with(stage: &Stage, operation: Operation, memory: &Memory) -> Result<Done, Stop> {
     let context = CallContext {
         uploads: Some(memory.port(true)),
@@ -194,7 +153,7 @@ fn code_of(end: &Result<Done, Stop>) -> Option<(FailureClass, &str)> {
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_cannot_be_put_on_record_is_parked_and_leaves_nothing_behind() {
     let file = File::new(3 * PART);
-    let stage = Stage::new([created(), Answer::status(204)]);
+    let stage = Stage::new([created(), aborted(), gone()]);
     let refuses = UploadMemory::new(
         || Box::pin(async { Ok(None) }),
         |_| Box::pin(async { Err("permission denied for table uploads".to_owned()) }),
@@ -206,7 +165,7 @@ async fn an_upload_that_cannot_be_put_on_record_is_parked_and_leaves_nothing_beh
     let end = stage.run_in(file.upload(), &context).await;
     let failure = (FailureClass::Unavailable, "upload_unrecorded");
     assert_eq!(code_of(&end), Some(failure), "{end:?}");
-    assert_eq!(asked(&stage), ["create", "abort"]);
+    assert_eq!(asked(&stage), ["create", "abort", "list"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -343,16 +302,16 @@ async fn bytes_of_another_sha256_are_aborted_before_the_object_can_be_seen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_that_is_no_longer_ours_sends_no_part() {
+async fn a_job_that_is_no_longer_ours_sends_no_part_and_leaves_no_upload_behind() {
     let file = File::new(PART);
-    let stage = Stage::new([created()]);
+    let stage = Stage::new([created(), aborted(), gone()]);
     let context = CallContext {
         uploads: Some(Memory::default().port(false)),
         ..stage.context()
     };
     let end = stage.run_in(file.upload(), &context).await;
     assert_eq!(end.unwrap_err(), Stop::LeaseLost);
-    assert_eq!(asked(&stage), ["create"]);
+    assert_eq!(asked(&stage), ["create", "abort", "list"]);
 }
 
 #[tokio::test(start_paused = true)]

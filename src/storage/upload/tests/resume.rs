@@ -12,10 +12,6 @@ async fn begun(file: &File) -> Memory {
     Memory::of(memory.begun())
 }
 
-fn gone() -> Answer {
-    Answer::error(404, "NoSuchUpload")
-}
-
 #[tokio::test(start_paused = true)]
 async fn the_next_run_sends_only_what_s3_does_not_list_and_what_is_not_as_long_as_planned() {
     let file = File::new(5 * PART);
