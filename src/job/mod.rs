@@ -178,9 +178,12 @@ pub struct Job {
 }
 
 impl Job {
-    /// When it was enqueued: the producer's word, or else the first time a worker saw it.
+    /// When it was enqueued: the producer's word, or else the first time a worker saw it. Never after that time:
+    /// a producer's clock that is ahead would make the job younger than it is.
     pub fn enqueued_at(&self, now: Timestamp) -> Timestamp {
-        self.published_at.or(self.carried.first_seen).unwrap_or(now)
+        let first_seen = self.carried.first_seen.map_or(now, |seen| seen.min(now));
+        self.published_at
+            .map_or(first_seen, |published| published.min(first_seen))
     }
 }
 
@@ -223,5 +226,41 @@ mod tests {
         assert_eq!(Lane::Cleanup.circuit(), None);
         assert_eq!(Lane::Read.circuit(), Some(Circuit::Download));
         assert_eq!(Lane::Upload.circuit(), Some(Circuit::Upload));
+    }
+
+    #[test]
+    fn a_job_was_enqueued_before_a_worker_saw_it() {
+        let at = Timestamp::from_micros;
+        let table = [
+            (None, None, 100),
+            (Some(50), None, 50),
+            (Some(150), None, 100),
+            (None, Some(80), 80),
+            (Some(50), Some(80), 50),
+            (Some(90), Some(80), 80),
+            (Some(150), Some(120), 100),
+        ];
+        for (published, seen, expected) in table {
+            let operation = Operation::DeletePrefix(operation::DeletePrefix {
+                bucket: "b".to_owned(),
+                prefix: "p".to_owned(),
+            });
+            let job = Job {
+                id: JobId::fresh(),
+                operation,
+                reply_to: None,
+                correlation_id: None,
+                published_at: published.map(at),
+                carried: Carried {
+                    first_seen: seen.map(at),
+                    ..Carried::default()
+                },
+            };
+            assert_eq!(
+                job.enqueued_at(at(100)),
+                at(expected),
+                "{published:?}, {seen:?}"
+            );
+        }
     }
 }

@@ -47,17 +47,18 @@ pub(super) struct Taking {
 }
 
 /// A job without a row: the first claim there is, or the first since its row was purged. What the
-/// delivery carries is all that is known.
+/// delivery carries is all that is known. It was enqueued, and replayed, before `now`, whatever another clock says.
 pub(super) fn first(request: &ClaimRequest, now: Timestamp) -> Taking {
+    let enqueued_at = request.enqueued_at.min(now);
     let taken = Taken {
         fence: Fence(1),
         attempts: request.attempts,
         parks: request.parks,
         panics: 0,
         unfinished: 0,
-        enqueued_at: request.enqueued_at,
+        enqueued_at,
         started_at: now,
-        age_from: request.replayed_at.unwrap_or(request.enqueued_at),
+        age_from: request.replayed_at.map_or(enqueued_at, |at| at.min(now)),
     };
     Taking {
         taken,
@@ -89,7 +90,8 @@ pub(super) fn decide(row: &Row, request: &ClaimRequest, owner: &str, now: Timest
         parks: row.parks,
         panics: row.panics,
         unfinished: row.unfinished + u32::from(died),
-        enqueued_at: row.enqueued_at,
+        // Older versions kept a producer's time that was ahead of the first claim.
+        enqueued_at: row.enqueued_at.min(row.started_at),
         started_at: row.started_at,
         age_from: row.age_from,
     };
@@ -99,7 +101,7 @@ pub(super) fn decide(row: &Row, request: &ClaimRequest, owner: &str, now: Timest
             parks: 0,
             panics: 0,
             unfinished: 0,
-            age_from: request.replayed_at.unwrap_or(now),
+            age_from: request.replayed_at.map_or(now, |at| at.min(now)),
             ..taken
         };
     }
@@ -293,5 +295,29 @@ mod tests {
             ..request()
         };
         assert_eq!(first(&replayed, NOW).taken.age_from, at(900));
+    }
+
+    #[test]
+    fn no_clock_that_is_ahead_makes_a_job_younger() {
+        let ahead = ClaimRequest {
+            enqueued_at: at(5_000),
+            ..request()
+        };
+        let taken = first(&ahead, NOW).taken;
+        assert_eq!((taken.enqueued_at, taken.age_from), (NOW, NOW));
+        let replayed = ClaimRequest {
+            replay: 2,
+            replayed_at: Some(at(6_000)),
+            ..ahead
+        };
+        assert_eq!(first(&replayed, NOW).taken.age_from, NOW);
+        let old_row = Row {
+            enqueued_at: at(5_000),
+            ..row(State::DeadLettered)
+        };
+        let Decision::Take(Taking { taken, .. }) = decide(&old_row, &replayed, "me", NOW) else {
+            panic!("a replay is taken");
+        };
+        assert_eq!((taken.enqueued_at, taken.age_from), (at(20), NOW));
     }
 }

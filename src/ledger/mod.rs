@@ -108,7 +108,8 @@ pub struct ClaimRequest {
     pub bucket: String,
     /// The object, for operations on exactly one.
     pub key: Option<String>,
-    /// Publish time, or else the first time a worker saw it. Kept from the first claim on.
+    /// Publish time, or else the first time a worker saw it. Kept from the first claim on, whose time it never
+    /// exceeds.
     pub enqueued_at: Timestamp,
     /// Header `brigade-replay`: higher than the row's, it resets the row's counts.
     pub replay: u32,

@@ -96,7 +96,7 @@ impl Answer {
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     pub(super) method: String,
-    pub(super) uri: String,
+    pub(crate) uri: String,
     pub(super) headers: BTreeMap<String, String>,
     pub(crate) body: String,
     pub(crate) at: Instant,

@@ -4,6 +4,7 @@
 //! Every test ends with the total-queue check: each job that was published is finished, dead-lettered or still
 //! queued.
 
+mod clocks;
 mod duplicates;
 mod pauses;
 mod settling;

@@ -46,6 +46,7 @@ macro_rules! ledger_contract {
     (@rows $new:path) => {
         ledger_contract! { @each $new =>
             a_new_job_is_taken_with_what_its_delivery_carries
+            a_job_is_never_enqueued_after_its_first_claim
             a_job_given_back_is_taken_again_with_its_own_counts
             a_job_that_another_worker_runs_is_not_taken
             a_lease_that_ran_out_is_taken_and_counted_and_the_late_loser_is_refused
@@ -215,6 +216,38 @@ pub(super) async fn a_new_job_is_taken_with_what_its_delivery_carries(
     assert_eq!(ledger.get(&id("unknown")).await.unwrap(), None);
 }
 
+pub(super) async fn a_job_is_never_enqueued_after_its_first_claim(database: &impl TestDatabase) {
+    let ledger = database.ledger("a").await;
+    let ahead = |hours: u64| Timestamp::now().plus(Duration::from_secs(3_600 * hours));
+    let request = ClaimRequest {
+        enqueued_at: ahead(1),
+        ..request("j")
+    };
+    let first = take(&ledger, request.clone()).await;
+    assert_eq!(first.enqueued_at, first.started_at);
+    assert_eq!(first.age_from, first.started_at);
+    record(&ledger, ending("j", first, State::Retrying)).await;
+    // Hours later, from a producer whose clock is still ahead.
+    let later = ClaimRequest {
+        enqueued_at: ahead(5),
+        ..request
+    };
+    let again = take(&ledger, later.clone()).await;
+    assert_eq!(again.enqueued_at, first.started_at);
+    let row = ledger.get(&later.id).await.unwrap().unwrap();
+    assert_eq!(row.enqueued_at, first.started_at);
+    record(&ledger, ending("j", again, State::DeadLettered)).await;
+
+    // An operator's clock may be ahead as well.
+    let replayed = ClaimRequest {
+        replay: 1,
+        replayed_at: Some(ahead(2)),
+        ..later
+    };
+    let taken = take(&ledger, replayed).await;
+    assert!(taken.age_from < ahead(1), "{}", taken.age_from);
+}
+
 pub(super) async fn a_job_given_back_is_taken_again_with_its_own_counts(
     database: &impl TestDatabase,
 ) {
@@ -357,7 +390,7 @@ pub(super) async fn a_dead_job_is_claimed_only_by_a_replay_which_resets_its_coun
     };
     assert_eq!(claim(&ledger, request("j")).await, dead);
 
-    let replayed_at = Some(at(1_800_000_000_000_000));
+    let replayed_at = Some(at(1_750_000_000_000_000));
     let replayed = ClaimRequest {
         replay: 1,
         replayed_at,

@@ -36,11 +36,16 @@ pub(super) use now;
 pub(super) const INSERT: &str = concat!(
     "insert into jobs (id, lane, operation, bucket, key, state, attempts, enqueued_at, started_at, \
         worker, owner, fence, leased_until, parks, panics, unfinished, replay, age_from) \
-    select e.id, e.lane, e.operation, e.bucket, e.key, 'running', e.attempts, e.enqueued_at, ",
+    select e.id, e.lane, e.operation, e.bucket, e.key, 'running', e.attempts, \
+        least(e.enqueued_at, ",
+    now!(),
+    "), ",
     now!(),
     ", $12, $13, e.fence, $14 + ",
     now!(),
-    ", e.parks, 0, 0, e.replay, e.age_from \
+    ", e.parks, 0, 0, e.replay, least(e.age_from, ",
+    now!(),
+    ") \
     from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], \
         $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[]) \
     as e(id, lane, operation, bucket, key, attempts, enqueued_at, fence, parks, replay, age_from) \
@@ -157,8 +162,8 @@ async fn insert<'a>(
     requests: &[&'a ClaimRequest],
     claims: &mut Claims<'a>,
 ) -> Result<(), sqlx::Error> {
-    // The time of the start is the server's, and comes back with the row.
-    let unknown = Timestamp::from_micros(0);
+    // The server's time comes back with the row. Until then the statement's `least` does what `first` does with it.
+    let unknown = Timestamp::from_micros(i64::MAX);
     let firsts: Vec<Taking> = requests
         .iter()
         .map(|request| decision::first(request, unknown))
@@ -182,11 +187,10 @@ async fn insert<'a>(
         .await?;
     let started = inserted.iter().map(|row| Ok((row.text(0)?, row.time(1)?)));
     let started: HashMap<&str, Timestamp> = started.collect::<Result<_, sqlx::Error>>()?;
-    for (request, first) in requests.iter().zip(firsts) {
+    for request in requests {
         if let Some(started_at) = started.get(request.id.as_str()) {
-            let mut taken = first.taken;
-            taken.started_at = *started_at;
-            claims.insert(request.id.as_str(), Claim::Taken(taken));
+            let first = decision::first(request, *started_at);
+            claims.insert(request.id.as_str(), Claim::Taken(first.taken));
         }
     }
     Ok(())
