@@ -76,7 +76,9 @@ async fn pursue(
     loop {
         let claim = match lane.ledger.claim(claim_request(lane.lane, job, now)).await {
             Ok(claim) => claim,
-            Err(LedgerError::Down(_)) => return Resolution::unclaimed(RequeueReason::LedgerDown),
+            Err(LedgerError::Down(_) | LedgerError::Ended(_)) => {
+                return Resolution::unclaimed(RequeueReason::LedgerDown);
+            }
             Err(LedgerError::Refused(why)) => {
                 return Resolution::refused_by_ledger(lane, job, &why, now);
             }
@@ -187,6 +189,7 @@ async fn record(
                 return Some(Ok(committed));
             }
             Err(LedgerError::Refused(why)) => return Some(Err(why)),
+            Err(LedgerError::Ended(_)) => return None,
             Err(LedgerError::Down(why)) => {
                 tracing::debug!(job = %job.id, lane = %lane.lane, operation = job.operation.name().as_str(), bucket = job.operation.bucket(), why, "the outcome waits for the ledger");
             }

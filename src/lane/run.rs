@@ -15,11 +15,11 @@ use super::LaneContext;
 use crate::{
     job::{
         AttemptLog, Failure, FailureClass, Job, Outcome, Timestamp,
-        outcome::{History, Progress, RequeueReason},
+        outcome::{DeadReason, History, Progress, RequeueReason},
     },
-    ledger::Taken,
+    ledger::{LedgerError, Taken},
     resilience::Permit,
-    storage::{CallContext, Done, Lease, ReplyBody, Stop, UploadMemory},
+    storage::{CallContext, Done, Lease, LedgerTrouble, ReplyBody, Stop, UploadMemory},
 };
 
 /// How a run ended.
@@ -127,13 +127,16 @@ fn lease(lane: &LaneContext, job: &Job, taken: Taken) -> Lease {
     let (ledger, id) = (lane.ledger.clone(), job.id.clone());
     Lease::new(move || {
         let (ledger, id) = (ledger.clone(), id.clone());
-        Box::pin(async move {
-            ledger
-                .hold(&id, taken.fence)
-                .await
-                .map_err(|error| error.to_string())
-        })
+        Box::pin(async move { ledger.hold(&id, taken.fence).await.map_err(trouble) })
     })
+}
+
+/// A row that the database refuses is the job's trouble; everything else is the ledger's.
+fn trouble(error: LedgerError) -> LedgerTrouble {
+    match error {
+        LedgerError::Refused(why) => LedgerTrouble::Refused(why),
+        LedgerError::Down(_) | LedgerError::Ended(_) => LedgerTrouble::Down(error.to_string()),
+    }
 }
 
 /// What the job's runs remember of their uploads. A job that never ran has begun none, and the ledger need not
@@ -153,7 +156,7 @@ fn uploads(lane: &LaneContext, job: &Job, taken: Taken) -> UploadMemory {
                     return Ok(None);
                 }
                 let recalled = ledger.recall_upload(&id).await;
-                recalled.map_err(|error| error.to_string())
+                recalled.map_err(trouble)
             })
         }
     };
@@ -162,7 +165,7 @@ fn uploads(lane: &LaneContext, job: &Job, taken: Taken) -> UploadMemory {
         let (ledger, id) = (ledger.clone(), id.clone());
         Box::pin(async move {
             let noted = ledger.note_upload(&id, taken.fence, &note).await;
-            noted.map_err(|error| error.to_string())
+            noted.map_err(trouble)
         })
     };
     UploadMemory::new(recall, note)
@@ -203,6 +206,11 @@ fn judge(
         End::Storage(Err(Stop::Failed(failure))) => history.after(failure, now, limits.max_job_age),
         End::Storage(Err(Stop::Refused(_))) => Outcome::Requeued(RequeueReason::CircuitOpen),
         End::Storage(Err(Stop::LedgerDown(_))) => Outcome::Requeued(RequeueReason::LedgerDown),
+        End::Storage(Err(Stop::LedgerRefused(why))) => {
+            let message = format!("the ledger refuses this job: {why}");
+            let failure = Failure::ours(FailureClass::Permanent, "ledger_refused", message);
+            Outcome::DeadLettered(DeadReason::Permanent, failure)
+        }
         End::Storage(Err(Stop::LeaseLost)) => {
             run.lease_lost = true;
             Outcome::Interrupted

@@ -50,6 +50,8 @@ pub(crate) struct Faults {
     pub(crate) refused: HashSet<&'static str>,
     /// Rows whose endings the database refuses.
     pub(crate) refused_endings: HashSet<&'static str>,
+    /// Rows whose leases the database refuses to lengthen.
+    pub(crate) refused_renewals: HashSet<&'static str>,
 }
 
 #[derive(Debug, Clone)]
@@ -290,6 +292,10 @@ impl Ledger for MemoryLedger {
 
     async fn renew(&self, held: &[(JobId, Fence)]) -> Result<Vec<bool>, LedgerError> {
         let mut shared = self.up()?;
+        let refused = |id: &JobId| shared.faults.refused_renewals.contains(id.as_str());
+        if let Some((id, _)) = held.iter().find(|(id, _)| refused(id)) {
+            return Err(refusal(id));
+        }
         let until = shared.now().plus(self.lease);
         let renew = |one| {
             let row = shared.held(one, State::Running);

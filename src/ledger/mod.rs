@@ -211,6 +211,9 @@ pub enum LedgerError {
     /// The database refuses what was to be written: waiting helps nothing.
     #[error("the ledger refused it: {0}")]
     Refused(String),
+    /// The task that writes has ended unasked: nothing will be written by this process any more.
+    #[error("the ledger's writer ended: {0}")]
+    Ended(String),
 }
 
 /// One row as people see it; the columns are the contract's, section 4.

@@ -5,7 +5,10 @@ use tokio::time::Instant;
 use super::*;
 use crate::{
     job::operation::{DeleteObject, DeleteObjects},
-    storage::script::{Answer, Stage, job, lease},
+    storage::{
+        LedgerTrouble,
+        script::{Answer, Stage, job, lease},
+    },
 };
 
 type End = Option<Result<Done, Stop>>;
@@ -318,7 +321,11 @@ async fn a_job_that_is_not_ours_any_more_takes_no_part_in_the_call() {
     let mut jobs = [
         Waits::leased(&stage, one("a"), lease(Ok(false), &asked)),
         Waits::leased(&stage, one("b"), lease(Ok(true), &asked)),
-        Waits::leased(&stage, one("c"), lease(Err("away".into()), &asked)),
+        Waits::leased(
+            &stage,
+            one("c"),
+            lease(Err(LedgerTrouble::Down("away".into())), &asked),
+        ),
     ];
     let ends = run(&stage, &mut jobs).await;
     assert!(

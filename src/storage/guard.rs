@@ -103,7 +103,7 @@ impl<'a> Caller<'a> {
             Ok(_) => OperationResult::Success,
             Err(Stop::Failed(_)) => OperationResult::Error,
             Err(Stop::Refused(_)) => OperationResult::CircuitOpen,
-            Err(Stop::LeaseLost | Stop::LedgerDown(_)) => return end,
+            Err(Stop::LeaseLost | Stop::LedgerDown(_) | Stop::LedgerRefused(_)) => return end,
         };
         // A step that is refused refuses its job, which is counted then.
         if let (Err(Stop::Refused(_)), Some(circuit), false) = (&end, self.circuit, name.is_step())

@@ -6,7 +6,10 @@ use super::*;
 use crate::{
     job::{FailureClass, JobResult, operation::PutOptions},
     resilience::{Mode, Snapshot, circuit_breaker::CircuitState},
-    storage::script::{Answer, Stage, keys, lease, op, settings, shared},
+    storage::{
+        LedgerTrouble,
+        script::{Answer, Stage, keys, lease, op, settings, shared},
+    },
 };
 
 fn put() -> crate::job::Operation {
@@ -330,8 +333,12 @@ async fn without_a_lease_no_request_is_made() {
     for (answer, expected) in [
         (Ok(false), Stop::LeaseLost),
         (
-            Err("disk full".to_owned()),
+            Err(LedgerTrouble::Down("disk full".to_owned())),
             Stop::LedgerDown("disk full".to_owned()),
+        ),
+        (
+            Err(LedgerTrouble::Refused("odd row".to_owned())),
+            Stop::LedgerRefused("odd row".to_owned()),
         ),
     ] {
         let stage = Stage::new([ok()]);

@@ -221,13 +221,13 @@ impl CallContext {
 #[derive(Clone)]
 pub struct Lease(Arc<Question>);
 
-type Question = dyn Fn() -> BoxFuture<'static, Result<bool, String>> + Send + Sync;
+type Question = dyn Fn() -> BoxFuture<'static, Result<bool, LedgerTrouble>> + Send + Sync;
 
 impl Lease {
-    /// `ask` answers true while the job is ours, false when another worker has taken it, and an error
-    /// with a reason for people when that can't be known.
+    /// `ask` answers true while the job is ours, false when another worker has taken it, and an error when
+    /// that can't be known.
     pub fn new(
-        ask: impl Fn() -> BoxFuture<'static, Result<bool, String>> + Send + Sync + 'static,
+        ask: impl Fn() -> BoxFuture<'static, Result<bool, LedgerTrouble>> + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(ask))
     }
@@ -236,7 +236,7 @@ impl Lease {
         match (self.0)().await {
             Ok(true) => Ok(()),
             Ok(false) => Err(Stop::LeaseLost),
-            Err(why) => Err(Stop::LedgerDown(why)),
+            Err(trouble) => Err(trouble.into()),
         }
     }
 }
@@ -282,6 +282,26 @@ pub enum Stop {
     LeaseLost,
     /// The ledger can't say whether the job is still ours, and why.
     LedgerDown(String),
+    /// The ledger refuses the job's row, and why: waiting helps nothing.
+    LedgerRefused(String),
+}
+
+/// Why the ledger gave no answer about a job, with a reason for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LedgerTrouble {
+    /// It is away: wait for it.
+    Down(String),
+    /// It refuses this job's row.
+    Refused(String),
+}
+
+impl From<LedgerTrouble> for Stop {
+    fn from(trouble: LedgerTrouble) -> Self {
+        match trouble {
+            LedgerTrouble::Down(why) => Self::LedgerDown(why),
+            LedgerTrouble::Refused(why) => Self::LedgerRefused(why),
+        }
+    }
 }
 
 impl From<Refused> for Stop {

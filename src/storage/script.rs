@@ -29,7 +29,8 @@ use http_body_util::StreamBody;
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
-    CallContext, Checksums, Clients, Done, Lease, Stop, Storage, StorageSettings, UploadSettings,
+    CallContext, Checksums, Clients, Done, Lease, LedgerTrouble, Stop, Storage, StorageSettings,
+    UploadSettings,
     source::{SourceRules, Sources},
 };
 use crate::{
@@ -382,7 +383,7 @@ pub(crate) fn job(operation: Operation) -> Job {
 }
 
 /// A lease that is asked `asked` times with this answer.
-pub(super) fn lease(answer: Result<bool, String>, asked: &Arc<AtomicU32>) -> Option<Lease> {
+pub(super) fn lease(answer: Result<bool, LedgerTrouble>, asked: &Arc<AtomicU32>) -> Option<Lease> {
     let asked = Arc::clone(asked);
     Some(Lease::new(move || {
         asked.fetch_add(1, Ordering::Relaxed);

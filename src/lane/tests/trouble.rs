@@ -276,6 +276,28 @@ async fn a_row_that_the_database_refuses_stops_nobody_else() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_row_whose_lease_the_database_refuses_to_renew_is_buried() {
+    let mut rig = Rig::start(Lane::Upload, [after(8 * SECOND, ill()), stored()]);
+    rig.ledger.set(|faults| {
+        faults.refused_renewals.insert("bad");
+    });
+    rig.publish(asked("bad", &put())).await;
+    rig.until_settled().await;
+    let letter = &rig.dead()[0];
+    assert_eq!(
+        (
+            letter.text("brigade-reason"),
+            letter.text("brigade-error-code")
+        ),
+        (Some("permanent"), Some("ledger_refused"))
+    );
+    assert_eq!(rig.state("bad"), Some(State::DeadLettered));
+    // Not requeued: it would come again for ever.
+    assert_eq!((rig.calls(), rig.ledger.claims()), (1, 1));
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_has_lost_the_lease_makes_no_further_attempt() {
     let mut rig = Rig::start(Lane::Upload, [after(6 * SECOND, ill())]);
     rig.publish(asked("j", &put())).await;

@@ -7,6 +7,7 @@
 //! probes it (RESILIENCE.md, event 17). It refuses to know what a row means and how it is stored.
 
 mod leases;
+mod life;
 mod queue;
 mod task;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use tokio::{
 
 use self::{
     leases::{Hold, Leases},
+    life::{Announcer, Life},
     queue::{Burial, Renewal, Reply},
     task::Task,
 };
@@ -79,6 +81,7 @@ struct Shared {
     /// Not bounded: who asks waits for the answer, so it holds no more than there are jobs in flight.
     requests: mpsc::UnboundedSender<Request>,
     status: watch::Receiver<LedgerStatus>,
+    life: watch::Receiver<Life>,
     leases: Arc<Leases>,
     /// For what is so rare that it needs no batch.
     ledger: Arc<dyn Ledger>,
@@ -104,6 +107,12 @@ impl LedgerWriter {
     pub fn start(ledger: Arc<dyn Ledger>, settings: WriterSettings, metrics: Arc<Metrics>) -> Self {
         let (requests, inbox) = mpsc::unbounded_channel();
         let (status, seen) = watch::channel(LedgerStatus::Up);
+        let (life, seen_life) = watch::channel(Life::Running);
+        let announcer = Announcer {
+            life,
+            status: status.clone(),
+            metrics: Arc::clone(&metrics),
+        };
         let leases = Arc::new(Leases::new(settings.lease));
         let timeout = settings.timeout;
         let task = Task::new(
@@ -115,10 +124,11 @@ impl LedgerWriter {
             inbox,
         );
         let mut tasks = JoinSet::new();
-        tasks.spawn(task.run());
+        tasks.spawn(announcer.supervise(task.run()));
         Self(Arc::new(Shared {
             requests,
             status: seen,
+            life: seen_life,
             leases,
             ledger,
             timeout,
@@ -202,6 +212,13 @@ impl LedgerWriter {
         self.0.status.clone()
     }
 
+    /// Waits until the writer's task ends without [`close`](Self::close), and says why. From then on nothing is
+    /// written, every answer is [`LedgerError::Ended`], and the process should end: a new one can write again.
+    /// Never resolves after `close`.
+    pub async fn ended(&self) -> String {
+        life::ended(self.0.life.clone()).await
+    }
+
     /// Writes what was asked for before, and ends. From then on every answer is [`LedgerError::Down`].
     pub async fn close(&self) {
         // Closed before: there is nobody to tell.
@@ -210,11 +227,8 @@ impl LedgerWriter {
             let mut task = self.0.task.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut *task)
         };
-        while let Some(ended) = task.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!(%error, "the ledger's writer ended: this is a bug, please report it");
-            }
-        }
+        // How it ended is announced already.
+        while task.join_next().await.is_some() {}
     }
 
     /// Outside of batches, and within the time that a ledger has to answer.
@@ -228,10 +242,29 @@ impl LedgerWriter {
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, LedgerError> {
-        let closed = || LedgerError::Down("the ledger's writer is closed".to_owned());
         let (reply, answer) = oneshot::channel();
-        self.0.requests.send(request(reply)).map_err(|_| closed())?;
-        answer.await.map_err(|_| closed())?
+        if self.0.requests.send(request(reply)).is_ok()
+            && let Ok(answer) = answer.await
+        {
+            return answer;
+        }
+        Err(self.gone().await)
+    }
+
+    /// What a request gets whose answer will never come.
+    async fn gone(&self) -> LedgerError {
+        let closed = LedgerError::Down("the ledger's writer is closed".to_owned());
+        let mut life = self.0.life.clone();
+        // A panic drops the requests a moment before its end is announced.
+        let end = life.wait_for(|life| *life != Life::Running);
+        match tokio::time::timeout(self.0.timeout, end).await {
+            Ok(Ok(life)) => match &*life {
+                Life::Ended(why) => LedgerError::Ended(why.clone()),
+                Life::Running | Life::Closed => closed,
+            },
+            Ok(Err(_)) => LedgerError::Ended("its task was dropped".to_owned()),
+            Err(_) => closed,
+        }
     }
 }
 

@@ -201,7 +201,9 @@ impl Task {
                     Err(LedgerError::Refused(why)) => {
                         tracing::debug!(id = %renewal.id, why, "a lease can't be renewed");
                     }
-                    Err(LedgerError::Down(why)) => down = Some(why.clone()),
+                    Err(LedgerError::Down(why) | LedgerError::Ended(why)) => {
+                        down = Some(why.clone())
+                    }
                 }
                 answer(reply, still_ours);
             }
@@ -222,7 +224,7 @@ impl Task {
         for ((ending, reply), committed) in endings.iter().zip(replies).zip(answers) {
             match &committed {
                 // A lease that is down is kept: its ending will come again.
-                Err(LedgerError::Down(why)) => down = Some(why.clone()),
+                Err(LedgerError::Down(why) | LedgerError::Ended(why)) => down = Some(why.clone()),
                 Ok(_) | Err(LedgerError::Refused(_)) => {
                     self.leases.forget(&ending.id, ending.fence);
                 }
@@ -244,7 +246,7 @@ impl Task {
             match &claim {
                 // Before the answer: who gets it may ask at once whether it holds.
                 Ok(Claim::Taken(taken)) => self.leases.took(&request.id, *taken, since),
-                Err(LedgerError::Down(why)) => down = Some(why.clone()),
+                Err(LedgerError::Down(why) | LedgerError::Ended(why)) => down = Some(why.clone()),
                 Ok(_) | Err(LedgerError::Refused(_)) => {}
             }
             answer(reply, claim);
@@ -273,7 +275,7 @@ impl Task {
         let purged = self.timed(0, ledger.purge(retention, PURGE_ROWS)).await;
         let more = match purged {
             Ok(rows) => rows >= u64::from(PURGE_ROWS),
-            Err(LedgerError::Down(why)) => return Err(Down(why)),
+            Err(LedgerError::Down(why) | LedgerError::Ended(why)) => return Err(Down(why)),
             Err(LedgerError::Refused(why)) => {
                 tracing::warn!(why, "old jobs can't be purged");
                 false
@@ -360,7 +362,9 @@ impl Task {
                     self.renew_at = Instant::now();
                     return;
                 }
-                Some(Err(LedgerError::Down(why) | LedgerError::Refused(why))) => self.set_down(why),
+                Some(Err(
+                    LedgerError::Down(why) | LedgerError::Refused(why) | LedgerError::Ended(why),
+                )) => self.set_down(why),
             }
             wait = (wait * 2).min(PROBE_MOST);
         }

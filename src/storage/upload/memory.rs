@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 
 use crate::{
     job::{BegunUpload, Failure, FailureClass, UploadNote},
-    storage::Stop,
+    storage::{LedgerTrouble, Stop},
 };
 
 /// The uploads of one claimed job, as the ledger remembers them.
@@ -16,19 +16,23 @@ pub struct UploadMemory {
     note: Box<Note>,
 }
 
-type Recall = dyn Fn() -> BoxFuture<'static, Result<Option<BegunUpload>, String>> + Send + Sync;
-type Note = dyn Fn(UploadNote) -> BoxFuture<'static, Result<bool, String>> + Send + Sync;
+type Recall =
+    dyn Fn() -> BoxFuture<'static, Result<Option<BegunUpload>, LedgerTrouble>> + Send + Sync;
+type Note = dyn Fn(UploadNote) -> BoxFuture<'static, Result<bool, LedgerTrouble>> + Send + Sync;
 
 impl UploadMemory {
     /// `recall` answers with the upload that the job began last and that is not doomed, completed ones
     /// included; `note` writes something down, and answers false when it can't because the job is no longer
-    /// ours. Both fail with a reason for people when the ledger is down.
+    /// ours. Both fail when the ledger is down or refuses the row.
     pub fn new(
-        recall: impl Fn() -> BoxFuture<'static, Result<Option<BegunUpload>, String>>
+        recall: impl Fn() -> BoxFuture<'static, Result<Option<BegunUpload>, LedgerTrouble>>
         + Send
         + Sync
         + 'static,
-        note: impl Fn(UploadNote) -> BoxFuture<'static, Result<bool, String>> + Send + Sync + 'static,
+        note: impl Fn(UploadNote) -> BoxFuture<'static, Result<bool, LedgerTrouble>>
+        + Send
+        + Sync
+        + 'static,
     ) -> Self {
         Self {
             recall: Box::new(recall),
@@ -44,16 +48,21 @@ impl UploadMemory {
         match (self.note)(note).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(Stop::LeaseLost),
-            Err(why) => Err(unrecorded(why)),
+            Err(trouble) => Err(unrecorded(trouble)),
         }
     }
 }
 
-/// Parked, not requeued: the ledger may be well but for this, and a job at the head of its queue would come again
-/// at once, for ever.
-fn unrecorded(why: String) -> Stop {
-    let class = FailureClass::Unavailable;
-    Stop::Failed(Failure::ours(class, "upload_unrecorded", why))
+/// While the ledger is down the job is parked, not requeued: the ledger may be well but for this, and a job at the
+/// head of its queue would come again at once, for ever.
+fn unrecorded(trouble: LedgerTrouble) -> Stop {
+    match trouble {
+        LedgerTrouble::Down(why) => {
+            let class = FailureClass::Unavailable;
+            Stop::Failed(Failure::ours(class, "upload_unrecorded", why))
+        }
+        refused @ LedgerTrouble::Refused(_) => refused.into(),
+    }
 }
 
 impl fmt::Debug for UploadMemory {

@@ -376,6 +376,51 @@ async fn a_claim_that_nobody_waits_for_is_not_made_or_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_writer_that_ends_unasked_says_so_at_once_to_everyone() {
+    let ledger = Scripted::new();
+    let metrics = Arc::new(Metrics::try_new(1).unwrap());
+    let writer = LedgerWriter::start(
+        Arc::clone(&ledger) as Arc<dyn Ledger>,
+        WriterSettings::default(),
+        Arc::clone(&metrics),
+    );
+    let fence = take(&writer, "held").await;
+    let mut ended = Box::pin(writer.ended());
+    assert!(ended.as_mut().now_or_never().is_none());
+    ledger.set(|faults| faults.panics = true);
+    let began = Instant::now();
+    let gone = LedgerError::Ended("as scripted".to_owned());
+    // One is being written when the task ends, one waits behind it, the others come later.
+    let (written, waits) = tokio::join!(
+        writer.commit(ending("held", fence)),
+        writer.claim(request("waits"))
+    );
+    assert_eq!((written, waits), (Err(gone.clone()), Err(gone.clone())));
+    assert_eq!(writer.claim(request("later")).await, Err(gone.clone()));
+    assert_eq!(writer.note_buried(id("held"), fence).await, Err(gone));
+    assert_eq!(ended.await, "as scripted");
+    assert_eq!(writer.ended().await, "as scripted");
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    // The lanes look at the status; nothing that waits for `Up` goes on.
+    let mut status = writer.status();
+    assert!(matches!(&*status.borrow(), LedgerStatus::Down(why) if why.contains("as scripted")));
+    let up = status.wait_for(|status| *status == LedgerStatus::Up).await;
+    assert!(up.is_err());
+    assert_eq!(metrics.ledger_up.get(), 0);
+    writer.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_writer_that_is_closed_has_not_ended_unasked() {
+    let writer = writer(&Scripted::new());
+    let mut ended = Box::pin(writer.ended());
+    writer.close().await;
+    sleep(Duration::from_secs(3600)).await;
+    assert!(ended.as_mut().now_or_never().is_none());
+    assert!(is_down(writer.claim(request("later")).await));
+}
+
+#[tokio::test(start_paused = true)]
 async fn closing_writes_what_was_accepted_and_nothing_more() {
     let ledger = Scripted::new();
     ledger.gate.forget_permits(OPEN);

@@ -28,6 +28,7 @@ pub(super) struct Scripted {
 pub(super) struct Faults {
     pub(super) down: bool,
     pub(super) hangs: bool,
+    pub(super) panics: bool,
     pub(super) refused: HashSet<&'static str>,
     pub(super) lost: HashSet<&'static str>,
     /// Purges that find a full batch.
@@ -64,6 +65,8 @@ impl Scripted {
         if self.faults.lock().unwrap().hangs {
             std::future::pending::<()>().await;
         }
+        let panics = self.faults.lock().unwrap().panics;
+        assert!(!panics, "as scripted");
         let faults = self.faults.lock().unwrap();
         if faults.down {
             return Err(LedgerError::Down("unplugged".to_owned()));

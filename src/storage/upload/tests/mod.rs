@@ -20,7 +20,7 @@ pub(in crate::storage) use memory::Memory;
 use crate::{
     job::{FailureClass, JobResult, Operation, operation::PutOptions},
     storage::{
-        CallContext, Checksums, Done, Stop, UploadMemory,
+        CallContext, Checksums, Done, LedgerTrouble, Stop, UploadMemory,
         script::{Answer, Stage, keys, op, settings, shared},
     },
 };
@@ -152,20 +152,35 @@ fn code_of(end: &Result<Done, Stop>) -> Option<(FailureClass, &str)> {
 
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_cannot_be_put_on_record_is_parked_and_leaves_nothing_behind() {
+    let end = upload_without_a_record(LedgerTrouble::Down("disk full".to_owned())).await;
+    let failure = (FailureClass::Unavailable, "upload_unrecorded");
+    assert_eq!(code_of(&end), Some(failure), "{end:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_the_ledger_refuses_to_record_leaves_nothing_behind() {
+    let end = upload_without_a_record(LedgerTrouble::Refused("odd row".to_owned())).await;
+    let refused = Stop::LedgerRefused("odd row".to_owned());
+    assert_eq!(end.unwrap_err(), refused);
+}
+
+async fn upload_without_a_record(trouble: LedgerTrouble) -> Result<Done, Stop> {
     let file = File::new(3 * PART);
     let stage = Stage::new([created(), aborted(), gone()]);
     let refuses = UploadMemory::new(
         || Box::pin(async { Ok(None) }),
-        |_| Box::pin(async { Err("permission denied for table uploads".to_owned()) }),
+        move |_| {
+            let trouble = trouble.clone();
+            Box::pin(async { Err(trouble) })
+        },
     );
     let context = CallContext {
         uploads: Some(refuses),
         ..stage.context()
     };
     let end = stage.run_in(file.upload(), &context).await;
-    let failure = (FailureClass::Unavailable, "upload_unrecorded");
-    assert_eq!(code_of(&end), Some(failure), "{end:?}");
     assert_eq!(asked(&stage), ["create", "abort", "list"]);
+    end
 }
 
 #[tokio::test(start_paused = true)]
