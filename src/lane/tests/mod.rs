@@ -16,7 +16,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use prometheus::IntCounterVec;
+use prometheus::IntCounter;
 use serde_json::{Value, json};
 
 use super::*;
@@ -268,13 +268,13 @@ impl Rig {
         replies.with_label_values(&[result]).get()
     }
 
-    fn for_reason(&self, counter: &IntCounterVec, reason: &str) -> u64 {
+    fn for_reason(&self, counter: &crate::metrics::Family<IntCounter, 2>, reason: &str) -> u64 {
         counter
             .with_label_values(&[self.lane.as_str(), reason])
             .get()
     }
 
-    fn of_lane(&self, counter: &IntCounterVec) -> u64 {
+    fn of_lane(&self, counter: &crate::metrics::Family<IntCounter, 1>) -> u64 {
         counter.with_label_values(&[self.lane.as_str()]).get()
     }
 

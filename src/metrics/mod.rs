@@ -1,17 +1,17 @@
 //! Every metric of CONTRACT.md section 5, in one struct. The doc comment of a field is its help text.
 //!
 //! Labels come from enums; closed label sets start at 0, so that `rate()` sees the first event. The
-//! `bucket` label is bounded: the first names seen, then `other`.
+//! `bucket` label is bounded (`bucket_names.rs`), and no two label sets share a series (`family.rs`).
 
-use std::{
-    collections::HashSet,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+mod bucket_names;
+mod family;
 
+use std::time::Duration;
+
+use bucket_names::BucketNames;
+pub use family::{Child, Family};
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder,
 };
 
 use crate::{
@@ -33,6 +33,7 @@ const CALL_BUCKETS: [f64; 14] = [
 /// Buckets for batch sizes.
 const COUNT_BUCKETS: [f64; 10] = [1., 2., 5., 10., 20., 50., 100., 200., 500., 1000.];
 
+// `…Vec` in the table is a `Family` with one label for each name in brackets.
 macro_rules! metrics {
     ($( $(#[doc = $help:literal])+ $field:ident: $kind:ident = $name:literal $([$($label:literal),*])? $(in $buckets:ident)? ;)*) => {
         /// All metrics of one process; cheap to share, never global.
@@ -40,8 +41,13 @@ macro_rules! metrics {
         pub struct Metrics {
             registry: Registry,
             buckets: BucketNames,
-            $( $(#[doc = $help])+ pub $field: $kind, )*
+            $( $(#[doc = $help])+ pub $field: metrics!(@type $kind $([$($label),*])?), )*
         }
+
+        /// Name, labels and help text of every metric.
+        #[cfg(test)]
+        const TABLE: &[(&str, &[&str], &str)] =
+            &[$( ($name, &[$($($label),*)?], concat!($($help),+)), )*];
 
         impl Metrics {
             /// A registry of its own with every closed label set at 0. `max_bucket_labels` bounds the
@@ -50,7 +56,7 @@ macro_rules! metrics {
                 let registry = Registry::new();
                 $(
                     let opts = Opts::new($name, concat!($($help),+).trim());
-                    let $field = metrics!(@new $kind, opts, [$($($label),*)?], [$($buckets)?]);
+                    let $field = metrics!(@new $kind, opts $([$($label),*])? $(in $buckets)?);
                     registry.register(Box::new($field.clone()))?;
                 )*
                 let metrics = Self { registry, buckets: BucketNames::new(max_bucket_labels), $($field,)* };
@@ -59,16 +65,18 @@ macro_rules! metrics {
             }
         }
     };
-    (@new IntCounter, $opts:ident, [], []) => { IntCounter::with_opts($opts)? };
-    (@new IntCounterVec, $opts:ident, [$($label:literal),*], []) => { IntCounterVec::new($opts, &[$($label),*])? };
-    (@new IntGauge, $opts:ident, [], []) => { IntGauge::with_opts($opts)? };
-    (@new IntGaugeVec, $opts:ident, [$($label:literal),*], []) => { IntGaugeVec::new($opts, &[$($label),*])? };
-    (@new Histogram, $opts:ident, [], [$buckets:ident]) => {
+    (@type IntCounterVec [$($label:literal),*]) => { Family<IntCounter, { [$($label),*].len() }> };
+    (@type IntGaugeVec [$($label:literal),*]) => { Family<IntGauge, { [$($label),*].len() }> };
+    (@type HistogramVec [$($label:literal),*]) => { Family<Histogram, { [$($label),*].len() }> };
+    (@type $kind:ident) => { $kind };
+    (@new Histogram, $opts:ident in $buckets:ident) => {
         Histogram::with_opts(HistogramOpts::from($opts).buckets($buckets.to_vec()))?
     };
-    (@new HistogramVec, $opts:ident, [$($label:literal),*], [$buckets:ident]) => {
-        HistogramVec::new(HistogramOpts::from($opts).buckets($buckets.to_vec()), &[$($label),*])?
+    (@new HistogramVec, $opts:ident [$($label:literal),*] in $buckets:ident) => {
+        Family::try_new($opts, [$($label),*], &$buckets)?
     };
+    (@new $kind:ident, $opts:ident [$($label:literal),*]) => { Family::try_new($opts, [$($label),*], &[])? };
+    (@new $kind:ident, $opts:ident) => { $kind::with_opts($opts)? };
 }
 
 metrics! {
@@ -183,7 +191,7 @@ impl Metrics {
         result: OperationResult,
         took: Duration,
     ) {
-        let bucket = self.buckets.label(bucket);
+        let bucket = self.buckets.label(bucket, result);
         let (operation, result_label) = (operation.into().as_str(), result.as_str());
         let count = self
             .s3_operations
@@ -330,109 +338,5 @@ impl Metrics {
     }
 }
 
-/// Bounds the `bucket` label: the first names keep theirs, later ones are `other`.
-#[derive(Debug)]
-struct BucketNames {
-    most: usize,
-    /// Nothing awaits under it. Names are leaked once each, at most `most` of them, so that a label
-    /// costs no allocation a job.
-    names: Mutex<HashSet<&'static str>>,
-}
-
-impl BucketNames {
-    fn new(most: usize) -> Self {
-        Self {
-            most,
-            names: Mutex::default(),
-        }
-    }
-
-    fn label(&self, bucket: &str) -> &'static str {
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(name) = names.get(bucket) {
-            return name;
-        }
-        if names.len() >= self.most {
-            return "other";
-        }
-        let name: &'static str = Box::leak(bucket.to_owned().into_boxed_str());
-        names.insert(name);
-        name
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_bucket_label_is_bounded() {
-        let metrics = Metrics::try_new(2).unwrap();
-        for bucket in ["a", "b", "c", "d", "a"] {
-            let took = Duration::from_millis(1);
-            metrics.s3_operation(
-                OperationName::PutObject,
-                bucket,
-                OperationResult::Success,
-                took,
-            );
-        }
-        let count = |bucket| {
-            let labels = ["put_object", bucket, "success"];
-            metrics.s3_operations.with_label_values(&labels).get()
-        };
-        assert_eq!((count("a"), count("b"), count("other")), (2, 1, 2));
-    }
-
-    #[test]
-    fn the_first_operation_on_a_bucket_shows_its_other_results_at_zero() {
-        let metrics = Metrics::try_new(2).unwrap();
-        let result = OperationResult::Success;
-        metrics.s3_operation(OperationName::PutObject, "b", result, Duration::ZERO);
-        let page = metrics.render().unwrap();
-        for (result, count) in [("success", 1), ("error", 0), ("circuit_open", 0)] {
-            let line = format!(
-                "s3_operations_total{{bucket=\"b\",operation=\"put_object\",result=\"{result}\"}} {count}"
-            );
-            assert!(page.contains(&line), "{line} is missing from\n{page}");
-        }
-    }
-
-    #[test]
-    fn closed_label_sets_start_at_zero() {
-        let page = Metrics::try_new(50).unwrap().render().unwrap();
-        for line in [
-            "brigade_circuit_state{circuit=\"upload\",state=\"closed\"} 1",
-            "brigade_circuit_state{circuit=\"download\",state=\"open\"} 0",
-            "brigade_dead_lettered_total{lane=\"read\",reason=\"poison\"} 0",
-            "brigade_parked_total{lane=\"cleanup\",reason=\"throttled\"} 0",
-            "brigade_requeued_total{lane=\"upload\",reason=\"circuit_open\"} 0",
-            "brigade_jobs_total{lane=\"upload\",operation=\"put_object\",outcome=\"completed\"} 0",
-            "brigade_acks_lost_total{lane=\"upload\"} 0",
-            "brigade_access_denied_total{lane=\"cleanup\"} 0",
-            "brigade_ledger_up 0",
-            "brigade_s3_retries_total{class=\"throttled\",operation=\"put_object\"} 0",
-            "brigade_amqp_connected{role=\"consume\"} 0",
-            "brigade_cleanup_abandoned_total 0",
-            "brigade_replies_total{result=\"undeliverable\"} 0",
-        ] {
-            assert!(page.contains(line), "{line} is missing from\n{page}");
-        }
-    }
-
-    #[test]
-    fn one_state_of_a_circuit_is_shown() {
-        let metrics = Metrics::try_new(50).unwrap();
-        metrics.circuit_changed(Circuit::Upload, CircuitState::Closed, CircuitState::Open);
-        let shown = |state| {
-            metrics
-                .circuit_state
-                .with_label_values(&["upload", state])
-                .get()
-        };
-        assert_eq!(
-            (shown("closed"), shown("open"), shown("half_open")),
-            (0, 1, 0)
-        );
-    }
-}
+mod tests;
