@@ -51,6 +51,9 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// Messages that wait in the lane's queue, as the broker last knew; for people, never for decisions.
     async fn queue_ready(&self, lane: Lane) -> Option<u32>;
 
+    /// The same for messages in the lane's retry queues; `None` unless all of them answer.
+    async fn queue_parked(&self, lane: Lane) -> Option<u32>;
+
     /// Connections and topology, as they change.
     fn status(&self) -> watch::Receiver<BrokerStatus>;
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
 use secrecy::ExposeSecret;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
     CommandError, Exit, Outcome, Output, Shared,
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::Settings,
     http::client::{self, Answer},
-    job::Circuit,
+    job::{Circuit, Lane, Timestamp},
     resilience::Mode,
 };
 
@@ -31,7 +31,7 @@ pub(super) struct CircuitArgs {
 
 #[derive(Debug, Subcommand)]
 enum CircuitCommand {
-    /// State and mode of each circuit
+    /// State and mode of each circuit, what S3 answered last, and what waits for it
     Show,
     /// Refuse all calls until told otherwise
     ForceOpen(Named),
@@ -83,9 +83,9 @@ pub(super) async fn run(shared: &Shared, args: CircuitArgs) -> Outcome {
     let (mut workers, mut worst) = (Vec::new(), Exit::Done);
     for authority in &urls {
         match ask(shared, &settings, authority, &args.command).await {
-            Ok((worker, circuits)) => {
-                let url = format!("http://{authority}");
-                workers.push(json!({"url": url, "worker": worker, "circuits": circuits}));
+            Ok(mut worker) => {
+                worker["url"] = format!("http://{authority}").into();
+                workers.push(worker);
             }
             Err(CommandError { exit, error }) => {
                 say(format!("http://{authority}: {error:#}"));
@@ -98,26 +98,35 @@ pub(super) async fn run(shared: &Shared, args: CircuitArgs) -> Outcome {
     match shared.output {
         Output::Json => print_json(&json!({ "workers": workers }))?,
         Output::Text if workers.is_empty() => {}
-        Output::Text => print(table_of(&workers))?,
+        Output::Text => {
+            print(table_of(&workers))?;
+            for cause in causes(&workers) {
+                print(cause)?;
+            }
+        }
     }
     Ok(worst)
 }
 
-/// The worker's name, when it was asked for, and circuits by name.
+/// The worker's name and circuits by name; when it was only asked, its lanes and reasons too.
 async fn ask(
     shared: &Shared,
     settings: &Settings,
     authority: &str,
     command: &CircuitCommand,
-) -> Result<(Value, Map<String, Value>), CommandError> {
+) -> Result<Value, CommandError> {
     let (named, mode) = match command {
         CircuitCommand::Show => {
             let answer = client::get(authority, "/api/status", shared.timeout).await;
             let mut status = understood(answer, settings)?;
-            return match status["circuits"].take() {
-                Value::Object(circuits) => Ok((status["worker"].take(), circuits)),
-                _ => Err(CommandError::new(Exit::Failed, "this is no worker")),
-            };
+            if !status["circuits"].is_object() {
+                return Err(CommandError::new(Exit::Failed, "this is no worker"));
+            }
+            let told = ["worker", "circuits", "lanes", "ready", "reasons"];
+            return Ok(told
+                .map(|name| (name.to_owned(), status[name].take()))
+                .into_iter()
+                .collect());
         }
         CircuitCommand::ForceOpen(named) => (named, Mode::ForceOpen),
         CircuitCommand::ForceClosed(named) => (named, Mode::ForceClosed),
@@ -130,8 +139,7 @@ async fn ask(
     let body = json!({ "mode": mode.as_str() }).to_string();
     let answer = client::post(authority, &path, token, &body, shared.timeout).await;
     let circuit = understood(answer, settings)?;
-    let circuits = Map::from_iter([(name.to_owned(), circuit)]);
-    Ok((Value::Null, circuits))
+    Ok(json!({"worker": null, "circuits": {name: circuit}}))
 }
 
 /// The JSON of a 200; everything else is explained.
@@ -159,26 +167,78 @@ fn table_of(workers: &[Value]) -> Table {
         "worker",
         "circuit",
         "state",
+        "since",
         "mode",
         "failures",
         "next probe",
+        "waiting",
+        "parked",
     ];
     table.load_style(presets::NOTHING).set_header(head);
     for worker in workers {
-        let name = worker["worker"].as_str().or(worker["url"].as_str());
         for (circuit, it) in worker["circuits"].as_object().into_iter().flatten() {
             let wait = it["retry_in_seconds"].as_f64();
+            let lane = Lane::ALL.into_iter().find(|lane| {
+                let guard = lane.circuit();
+                guard.is_some_and(|guard| guard.as_str() == circuit)
+            });
+            let lane = lane.map_or(&Value::Null, |lane| &worker["lanes"][lane.as_str()]);
+            let jobs = |name: &str| {
+                lane[name]
+                    .as_u64()
+                    .map_or_else(String::new, |jobs| jobs.to_string())
+            };
             table.add_row([
-                name.unwrap_or_default().to_owned(),
+                name_of(worker).to_owned(),
                 circuit.clone(),
                 it["state"].as_str().unwrap_or_default().to_owned(),
+                time_of(&it["since"]),
                 it["mode"].as_str().unwrap_or_default().to_owned(),
                 it["consecutive_failures"].to_string(),
                 wait.map_or_else(String::new, |seconds| format!("in {seconds} s")),
+                jobs("queue_ready"),
+                jobs("parked"),
             ]);
         }
     }
     table
+}
+
+fn name_of(worker: &Value) -> &str {
+    let name = worker["worker"].as_str().or(worker["url"].as_str());
+    name.unwrap_or_default()
+}
+
+/// A worker's time in whole seconds.
+fn time_of(time: &Value) -> String {
+    let time = time.as_str().and_then(Timestamp::parse_rfc3339);
+    time.map_or_else(String::new, |time| format!("{time:.0}"))
+}
+
+/// What S3 answered last, a line a circuit that is not closed; one that is held by an operator has no cause in S3.
+fn causes(workers: &[Value]) -> Vec<String> {
+    let mut causes = Vec::new();
+    for worker in workers {
+        for (circuit, it) in worker["circuits"].as_object().into_iter().flatten() {
+            let last = &it["last_failure"];
+            if it["state"] == "closed" || it["mode"] == "force_open" || last.is_null() {
+                continue;
+            }
+            let text = |name: &str| last[name].as_str().unwrap_or("?");
+            causes.push(format!(
+                "{} {circuit}: last failure at {}: {}, {} to {} in bucket {} at {}: {}",
+                name_of(worker),
+                time_of(&last["at"]),
+                text("class"),
+                text("code"),
+                text("operation"),
+                text("bucket"),
+                text("endpoint"),
+                text("message"),
+            ));
+        }
+    }
+    causes
 }
 
 #[cfg(test)]

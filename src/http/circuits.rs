@@ -41,8 +41,8 @@ pub(super) async fn set_mode(
         );
     }
     let circuit = Circuit::parse(&name)
-        .and_then(|name| view.circuits.iter().find(|(circuit, _)| *circuit == name));
-    let Some((circuit, breaker)) = circuit else {
+        .and_then(|name| view.circuits.iter().find(|circuit| circuit.name == name));
+    let Some(circuit) = circuit else {
         return problem(
             StatusCode::NOT_FOUND,
             "no such circuit here; there are upload and download",
@@ -57,13 +57,13 @@ pub(super) async fn set_mode(
         let rule = r#"the body must be {"mode": "auto" | "force_open" | "force_closed"}"#;
         return problem(StatusCode::BAD_REQUEST, rule);
     };
-    breaker.force(mode);
+    circuit.breaker.force(mode);
     tracing::warn!(
-        circuit = circuit.as_str(),
+        circuit = circuit.name.as_str(),
         mode = mode.as_str(),
         "an operator set the circuit"
     );
-    Json(status::circuit(breaker)).into_response()
+    Json(status::circuit(circuit)).into_response()
 }
 
 fn problem(code: StatusCode, message: &str) -> Response {

@@ -1,8 +1,15 @@
-//! Whether the worker should get work, and if not, what is wrong and in which component.
+//! Whether the worker should get work, and if not, what is wrong and in which component. S3 being away is told
+//! here too, but makes no worker unready: another one could do no more.
 
 use serde::Serialize;
 
-use crate::{broker::Link, ledger::writer::LedgerStatus, worker::WorkerView};
+use super::status;
+use crate::{
+    broker::Link,
+    ledger::writer::LedgerStatus,
+    resilience::Mode,
+    worker::{WorkerCircuit, WorkerView},
+};
 
 /// The body of `/readyz`.
 #[derive(Debug, Serialize)]
@@ -14,16 +21,32 @@ pub(super) struct Readiness {
 /// One thing that is wrong.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Reason {
-    /// `amqp`, `ledger`, `topology` or `drain`.
+    /// `amqp`, `ledger`, `topology`, `drain` or `s3`.
     component: &'static str,
+    level: Level,
     message: String,
+}
+
+/// What a reason means for the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    /// It should get no work.
+    Error,
+    /// It rests on purpose, and is ready.
+    Info,
 }
 
 /// Ready: every lane consumes, or is paused on purpose by its breaker.
 pub(super) fn of(view: &WorkerView) -> Readiness {
     let mut reasons: Vec<Reason> = Vec::new();
     let mut add = |component, message: String| {
-        let reason = Reason { component, message };
+        let level = Level::Error;
+        let reason = Reason {
+            component,
+            level,
+            message,
+        };
         if !reasons.contains(&reason) {
             reasons.push(reason);
         }
@@ -59,10 +82,43 @@ pub(super) fn of(view: &WorkerView) -> Readiness {
             let why = state.reason().unwrap_or("not consuming yet");
             reasons.push(Reason {
                 component: "amqp",
+                level: Level::Error,
                 message: format!("lane {}: {why}", lane.lane),
             });
         }
     }
     let ready = reasons.is_empty();
+    reasons.extend(view.circuits.iter().filter_map(away));
     Readiness { ready, reasons }
+}
+
+/// What a circuit that is not closed has to say.
+fn away(circuit: &WorkerCircuit) -> Option<Reason> {
+    let snapshot = circuit.breaker.snapshot();
+    if snapshot.is_closed() {
+        return None;
+    }
+    let (name, since) = (circuit.name.as_str(), circuit.since());
+    let mut message = match snapshot.mode {
+        Mode::ForceOpen => {
+            format!("paused: S3: an operator holds the {name} circuit open since {since:.0}")
+        }
+        Mode::Auto | Mode::ForceClosed => {
+            let next = snapshot.probe_at.map_or_else(
+                || "a probe is under way or waits for a job".to_owned(),
+                |at| format!("next probe in {:.0} s", status::seconds_until(at).ceil()),
+            );
+            format!("paused: S3: the {name} circuit is open since {since:.0}, {next}")
+        }
+    };
+    if snapshot.mode == Mode::Auto
+        && let Some(last) = circuit.last_failure()
+    {
+        message.push_str(&format!("; last failure at {:.0}: {last}", last.at));
+    }
+    Some(Reason {
+        component: "s3",
+        level: Level::Info,
+        message,
+    })
 }

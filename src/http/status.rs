@@ -1,6 +1,6 @@
 //! `/api/status`: the worker at a glance, for the status page and for `brigade circuit show`.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Instant};
 
 use serde::Serialize;
 
@@ -8,8 +8,9 @@ use super::readiness::{self, Reason};
 use crate::{
     job::Timestamp,
     lane::RecentFailure,
-    resilience::{CircuitBreaker, Clock, TokioClock},
-    worker::WorkerView,
+    resilience::{Clock, TokioClock},
+    storage::LastFailure,
+    worker::{WorkerCircuit, WorkerView},
 };
 
 /// The body of `/api/status`; the shape is the contract's.
@@ -33,6 +34,8 @@ struct LaneView {
     in_flight: u32,
     concurrency: usize,
     queue_ready: Option<u32>,
+    /// Jobs that wait in retry queues for their next try.
+    parked: Option<u32>,
 }
 
 /// A breaker as people see it.
@@ -42,6 +45,8 @@ pub(super) struct CircuitView {
     mode: &'static str,
     consecutive_failures: u32,
     retry_in_seconds: Option<f64>,
+    since: Timestamp,
+    last_failure: Option<LastFailure>,
 }
 
 #[derive(Debug, Serialize)]
@@ -53,23 +58,26 @@ struct Jobs {
 }
 
 pub(super) async fn of(view: &WorkerView) -> Status {
+    let queues = view.queues.counts().await;
     let readiness = readiness::of(view);
     let mut lanes = BTreeMap::new();
     for lane in &view.lanes {
         let state = lane.status.state();
+        let counts = queues.get(&lane.lane).copied().unwrap_or_default();
         let shown = LaneView {
             state: state.as_str(),
             reason: state.reason().map(str::to_owned),
             in_flight: lane.status.in_flight(),
             concurrency: lane.concurrency,
-            queue_ready: view.broker.queue_ready(lane.lane).await,
+            queue_ready: counts.ready,
+            parked: counts.parked,
         };
         lanes.insert(lane.lane.as_str(), shown);
     }
     let circuits = view
         .circuits
         .iter()
-        .map(|(name, it)| (name.as_str(), circuit(it)))
+        .map(|it| (it.name.as_str(), circuit(it)))
         .collect();
     Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -89,16 +97,20 @@ pub(super) async fn of(view: &WorkerView) -> Status {
     }
 }
 
-pub(super) fn circuit(breaker: &CircuitBreaker) -> CircuitView {
-    let snapshot = breaker.snapshot();
-    let now = TokioClock.now();
-    let wait = snapshot
-        .probe_at
-        .map(|at| at.saturating_duration_since(now).as_secs_f64());
+pub(super) fn circuit(circuit: &WorkerCircuit) -> CircuitView {
+    let snapshot = circuit.breaker.snapshot();
     CircuitView {
         state: snapshot.state.as_str(),
         mode: snapshot.mode.as_str(),
         consecutive_failures: snapshot.consecutive_failures,
-        retry_in_seconds: wait.map(|seconds| (seconds * 10.0).ceil() / 10.0),
+        retry_in_seconds: snapshot.probe_at.map(seconds_until),
+        since: circuit.since(),
+        last_failure: circuit.last_failure(),
     }
+}
+
+/// Seconds from now, to the tenth, never less than there are.
+pub(super) fn seconds_until(at: Instant) -> f64 {
+    let wait = at.saturating_duration_since(TokioClock.now());
+    (wait.as_secs_f64() * 10.0).ceil() / 10.0
 }

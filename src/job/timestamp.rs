@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Serialize, Serializer};
 
-/// Microseconds since the Unix epoch. Shown as RFC 3339 in UTC.
+/// Microseconds since the Unix epoch. Shown as RFC 3339 in UTC, with `{:.0}` in whole seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
@@ -62,8 +62,9 @@ impl Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = f.precision().unwrap_or(6);
         match jiff::Timestamp::from_microsecond(self.0) {
-            Ok(time) => write!(f, "{time:.6}"),
+            Ok(time) => write!(f, "{time:.digits$}"),
             // Out of the calendar's range: the number is better than nothing.
             Err(_) => write!(f, "{}", self.0),
         }
@@ -84,6 +85,7 @@ mod tests {
     fn shows_and_reads_rfc_3339() {
         let time = Timestamp::from_micros(1_774_000_000_000_001);
         assert_eq!(time.to_string(), "2026-03-20T09:46:40.000001Z");
+        assert_eq!(format!("{time:.0}"), "2026-03-20T09:46:40Z");
         assert_eq!(Timestamp::parse_rfc3339(&time.to_string()), Some(time));
         assert_eq!(Timestamp::parse_rfc3339("yesterday"), None);
     }

@@ -19,6 +19,8 @@ use crate::{
 const ACCESS_DENIED: &str = "AccessDenied";
 /// The longest bucket name that a job may have.
 const LONGEST_BUCKET: usize = 255;
+/// The longest key or sentence on the status page, in characters; no key of S3 is longer.
+const LONGEST_TEXT: usize = 1024;
 
 /// Settles the delivery and those that attached to it.
 pub(super) async fn settle(
@@ -73,7 +75,7 @@ fn count_duplicate(lane: &LaneContext, job: &Job) {
 #[derive(Debug, Clone, Copy)]
 struct About<'a> {
     id: Option<&'a str>,
-    operation: Option<&'a str>,
+    operation: Option<&'static str>,
     bucket: Option<&'a str>,
 }
 
@@ -167,6 +169,7 @@ pub(super) async fn bury_bad_job(lane: &LaneContext, acker: Acker, bad: BadJob, 
         operation,
         bucket,
     };
+    remember(lane, about, bad.known.key.as_deref(), &resolution);
     settle_one(lane, acker, &resolution, about).await;
 }
 
@@ -215,7 +218,7 @@ fn log(lane: &LaneContext, job: &Job, resolution: &Resolution) {
     let bucket = job.operation.bucket();
     match resolution.settlement {
         Settlement::Ack if resolution.outcome == State::Abandoned.as_str() => {
-            remember(lane, job, resolution);
+            remember(lane, About::job(job), job.operation.key(), resolution);
             tracing::warn!(job = %job.id, lane = %lane.lane, operation, bucket, code, error, "a cleanup job is abandoned");
         }
         Settlement::Ack => {
@@ -228,22 +231,25 @@ fn log(lane: &LaneContext, job: &Job, resolution: &Resolution) {
             tracing::info!(job = %job.id, lane = %lane.lane, operation, bucket, reason = reason.as_str(), code, error, delay_ms = delay.millis(), attempts = resolution.facts.attempts, "parked");
         }
         Settlement::Bury(reason) => {
-            remember(lane, job, resolution);
+            remember(lane, About::job(job), job.operation.key(), resolution);
             tracing::warn!(job = %job.id, lane = %lane.lane, operation, bucket, reason = reason.as_str(), code, error, attempts = resolution.facts.attempts, "buried");
         }
     }
 }
 
-fn remember(lane: &LaneContext, job: &Job, resolution: &Resolution) {
+/// For the status page. What it says of a bad job is as sent, so it may be anything, of any length.
+fn remember(lane: &LaneContext, about: About<'_>, key: Option<&str>, resolution: &Resolution) {
+    let facts = &resolution.facts;
+    let short = |text: &str| text.chars().take(LONGEST_TEXT).collect::<String>();
     lane.failures.add(RecentFailure {
-        id: job.id.to_string(),
+        id: about.id.map(str::to_owned),
         lane: lane.lane.as_str(),
-        operation: job.operation.name().as_str(),
-        bucket: job.operation.bucket().to_owned(),
-        key: job.operation.key().map(str::to_owned),
+        operation: about.operation,
+        bucket: about.bucket.map(str::to_owned),
+        key: key.map(short),
         outcome: resolution.outcome,
-        code: resolution.facts.code.clone().unwrap_or_default(),
-        message: resolution.facts.error.clone().unwrap_or_default(),
+        code: short(facts.code.as_deref().unwrap_or_default()),
+        message: short(facts.error.as_deref().unwrap_or_default()),
         at: Timestamp::now(),
     });
 }

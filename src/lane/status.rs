@@ -201,14 +201,14 @@ impl Totals {
     }
 }
 
-/// A job that failed for good, for the status page.
+/// A job that failed for good, for the status page; a bad one may lack what could not be read.
 #[derive(Debug, Clone, Serialize)]
 #[expect(missing_docs, reason = "the fields are those of a report")]
 pub struct RecentFailure {
-    pub id: String,
+    pub id: Option<String>,
     pub lane: &'static str,
-    pub operation: &'static str,
-    pub bucket: String,
+    pub operation: Option<&'static str>,
+    pub bucket: Option<String>,
     pub key: Option<String>,
     pub outcome: &'static str,
     pub code: String,
@@ -267,10 +267,10 @@ mod tests {
         let failures = RecentFailures::default();
         for number in 0..25 {
             failures.add(RecentFailure {
-                id: number.to_string(),
+                id: Some(number.to_string()),
                 lane: "upload",
-                operation: "put_object",
-                bucket: "b".to_owned(),
+                operation: Some("put_object"),
+                bucket: Some("b".to_owned()),
                 key: None,
                 outcome: "dead_lettered",
                 code: "AccessDenied".to_owned(),
@@ -278,8 +278,8 @@ mod tests {
                 at: Timestamp::from_micros(number),
             });
         }
-        let kept: Vec<_> = failures.newest_first();
-        let kept: Vec<&str> = kept.iter().map(|failure| failure.id.as_str()).collect();
+        let kept = failures.newest_first();
+        let kept: Vec<String> = kept.into_iter().filter_map(|failure| failure.id).collect();
         let newest: Vec<String> = (5..25).rev().map(|number| number.to_string()).collect();
         assert_eq!(kept, newest);
     }

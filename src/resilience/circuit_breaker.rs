@@ -103,7 +103,7 @@ pub struct Snapshot {
     pub mode: Mode,
     /// The epoch: grows with each transition and each operator's word.
     pub generation: u64,
-    /// Failed operations in a row.
+    /// Failed operations in a row, those that opened it and failed probes included.
     pub consecutive_failures: u32,
     /// When a probe may be reserved, while open and not held open by an operator.
     pub probe_at: Option<Instant>,
@@ -116,8 +116,9 @@ impl Snapshot {
     }
 }
 
-/// A transition and its cause, for log and metrics; told to the observer under the breaker's lock, in order.
-pub type Observer = Box<dyn Fn(CircuitState, CircuitState, Cause) + Send + Sync>;
+/// Hears of transitions, under the breaker's lock, in order: the state that is left, what others may see from
+/// here on, and the cause.
+pub type Observer = Box<dyn Fn(CircuitState, &Snapshot, Cause) + Send + Sync>;
 
 /// One breaker, shared by reference; see the module's words.
 pub struct CircuitBreaker {
@@ -136,6 +137,8 @@ struct Core {
     mode: Mode,
     generation: u64,
     phase: Phase,
+    /// Failed operations in a row.
+    failures: u32,
     /// Openings in a row, for the growing open time.
     streak: u32,
     /// Since when it has been closed.
@@ -144,7 +147,7 @@ struct Core {
 
 #[derive(Debug, Clone, Copy)]
 enum Phase {
-    Closed { failures: u32 },
+    Closed,
     Open { until: Instant },
     HalfOpen { taken: u32, progress: Instant },
 }
@@ -160,7 +163,8 @@ impl CircuitBreaker {
         let core = Core {
             mode: Mode::Auto,
             generation: 0,
-            phase: Phase::Closed { failures: 0 },
+            phase: Phase::Closed,
+            failures: 0,
             streak: 0,
             closed_since: clock.now(),
         };
@@ -179,7 +183,7 @@ impl CircuitBreaker {
     pub fn acquire(self: &Arc<Self>) -> Result<Permit, Refused> {
         let core = self.lock();
         match core.phase {
-            Phase::Closed { .. } => Ok(self.permit(&core, false)),
+            Phase::Closed => Ok(self.permit(&core, false)),
             Phase::Open { .. } | Phase::HalfOpen { .. } => Err(self.refusal(&core)),
         }
     }
@@ -224,10 +228,10 @@ impl CircuitBreaker {
         let now = self.clock.now();
         core.mode = mode;
         let phase = match mode {
-            Mode::Auto | Mode::ForceClosed => Phase::Closed { failures: 0 },
+            Mode::Auto | Mode::ForceClosed => Phase::Closed,
             Mode::ForceOpen => Phase::Open { until: now },
         };
-        core.streak = 0;
+        (core.streak, core.failures) = (0, 0);
         self.turn(&mut core, phase, Cause::Operator);
     }
 
@@ -267,7 +271,7 @@ impl CircuitBreaker {
             (Mode::ForceOpen, _) => None,
             (_, Phase::Open { until }) => Some(until.saturating_duration_since(self.clock.now())),
             // The next probe's verdict is due any moment.
-            (_, Phase::HalfOpen { .. } | Phase::Closed { .. }) => Some(Duration::ZERO),
+            (_, Phase::HalfOpen { .. } | Phase::Closed) => Some(Duration::ZERO),
         };
         Refused { retry_in }
     }
@@ -277,13 +281,10 @@ impl CircuitBreaker {
         if core.generation != generation {
             return;
         }
+        let had_failed = std::mem::take(&mut core.failures) > 0;
         if probe {
-            let phase = Phase::Closed { failures: 0 };
-            self.turn(&mut core, phase, Cause::ProbeSucceeded);
-        } else if let Phase::Closed { failures } = &mut core.phase
-            && *failures > 0
-        {
-            *failures = 0;
+            self.turn(&mut core, Phase::Closed, Cause::ProbeSucceeded);
+        } else if had_failed {
             self.publish(&core);
         }
     }
@@ -294,16 +295,14 @@ impl CircuitBreaker {
             return;
         }
         let now = self.clock.now();
+        core.failures = core.failures.saturating_add(1);
         if probe {
             self.open(&mut core, now, Cause::ProbeFailed);
-        } else if let Phase::Closed { failures } = &mut core.phase {
-            *failures += 1;
-            if *failures >= self.settings.failure_threshold {
-                let cause = Cause::Failures(*failures);
-                self.open(&mut core, now, cause);
-            } else {
-                self.publish(&core);
-            }
+        } else if core.failures >= self.settings.failure_threshold {
+            let cause = Cause::Failures(core.failures);
+            self.open(&mut core, now, cause);
+        } else {
+            self.publish(&core);
         }
     }
 
@@ -330,7 +329,7 @@ impl CircuitBreaker {
 
     /// Opens for `open_base` x 2^streak, at most `open_max`, give or take a fifth.
     fn open(&self, core: &mut Core, now: Instant, cause: Cause) {
-        if matches!(core.phase, Phase::Closed { .. })
+        if matches!(core.phase, Phase::Closed)
             && now.duration_since(core.closed_since) >= STREAK_MEMORY
         {
             core.streak = 0;
@@ -356,7 +355,7 @@ impl CircuitBreaker {
             core.closed_since = self.clock.now();
         }
         if from != to {
-            (self.observer)(from, to, cause);
+            (self.observer)(from, &core.snapshot(), cause);
         }
         self.publish(core);
     }
@@ -385,10 +384,7 @@ impl Core {
             state: self.phase.state(),
             mode: self.mode,
             generation: self.generation,
-            consecutive_failures: match self.phase {
-                Phase::Closed { failures } => failures,
-                Phase::Open { .. } | Phase::HalfOpen { .. } => 0,
-            },
+            consecutive_failures: self.failures,
             probe_at: match (self.mode, self.phase) {
                 (Mode::Auto, Phase::Open { until }) => Some(until),
                 _ => None,
@@ -400,7 +396,7 @@ impl Core {
 impl Phase {
     const fn state(self) -> CircuitState {
         match self {
-            Self::Closed { .. } => CircuitState::Closed,
+            Self::Closed => CircuitState::Closed,
             Self::Open { .. } => CircuitState::Open,
             Self::HalfOpen { .. } => CircuitState::HalfOpen,
         }

@@ -219,6 +219,25 @@ fn a_late_drop_of_an_older_probe_gives_no_slot_back() {
 }
 
 #[test]
+fn an_open_circuit_goes_on_to_count_what_failed_until_something_succeeds() {
+    let (breaker, clock) = breaker();
+    let failures = || breaker.snapshot().consecutive_failures;
+    trip(&breaker);
+    assert_eq!(failures(), 5);
+    clock.advance(Duration::from_secs(5));
+    breaker.reserve_probe().unwrap().failure();
+    assert_eq!(failures(), 6);
+    clock.advance(Duration::from_secs(10));
+    let probe = breaker.reserve_probe().unwrap();
+    assert_eq!(failures(), 6);
+    probe.success();
+    assert_eq!(failures(), 0);
+    trip(&breaker);
+    breaker.force(Mode::ForceOpen);
+    assert_eq!(failures(), 0, "an operator's word is no failure");
+}
+
+#[test]
 fn a_late_failure_of_an_older_generation_opens_nothing() {
     let (breaker, clock) = breaker();
     let stragglers: Vec<_> = (0..9).map(|_| breaker.acquire().unwrap()).collect();
@@ -280,8 +299,11 @@ fn the_observer_hears_each_transition_once_and_why() {
     let ears = Arc::clone(&heard);
     let clock = ManualClock::new();
     let shared: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
-    let observer: Observer =
-        Box::new(move |from, to, why| ears.lock().unwrap().push((from.as_str(), to.as_str(), why)));
+    let observer: Observer = Box::new(move |from, after, why| {
+        let waits = after.probe_at.is_some();
+        let change = (from.as_str(), after.state.as_str(), why, waits);
+        ears.lock().unwrap().push(change);
+    });
     let breaker = CircuitBreaker::new(SETTINGS, shared, || 0.5, observer);
     trip(&breaker);
     clock.advance(Duration::from_secs(5));
@@ -290,12 +312,12 @@ fn the_observer_hears_each_transition_once_and_why() {
     breaker.reserve_probe().unwrap().success();
     breaker.force(Mode::ForceOpen);
     let expected = [
-        ("closed", "open", Cause::Failures(5)),
-        ("open", "half_open", Cause::ProbeDue),
-        ("half_open", "open", Cause::ProbeFailed),
-        ("open", "half_open", Cause::ProbeDue),
-        ("half_open", "closed", Cause::ProbeSucceeded),
-        ("closed", "open", Cause::Operator),
+        ("closed", "open", Cause::Failures(5), true),
+        ("open", "half_open", Cause::ProbeDue, false),
+        ("half_open", "open", Cause::ProbeFailed, true),
+        ("open", "half_open", Cause::ProbeDue, false),
+        ("half_open", "closed", Cause::ProbeSucceeded, false),
+        ("closed", "open", Cause::Operator, false),
     ];
     assert_eq!(*heard.lock().unwrap(), expected);
 }
@@ -397,7 +419,7 @@ proptest! {
             prop_assert!(after.generation >= generation, "the generation never goes back");
             generation = after.generation;
             prop_assert!(after.consecutive_failures < SETTINGS.failure_threshold
-                || after.mode == Mode::ForceClosed);
+                || after.mode == Mode::ForceClosed || !after.is_closed());
             let probes = held.iter()
                 .filter(|permit| permit.is_probe() && permit.generation == after.generation)
                 .count();

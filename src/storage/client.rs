@@ -4,7 +4,7 @@
 //! `AWS_MAX_ATTEMPTS` have no say, since retries are ours (`guard.rs`) and the SDK only limits the rate.
 //! Credentials, region and endpoint come from where every AWS tool looks for them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use aws_config::{
     SdkConfig,
@@ -22,6 +22,7 @@ use aws_sdk_s3::{
         self, BehaviorVersion, Credentials, HttpClient, Region, RequestChecksumCalculation,
         ResponseChecksumValidation, SharedCredentialsProvider, SharedHttpClient,
         StalledStreamProtectionConfig,
+        endpoint::{self, ResolveEndpoint},
         http::HttpRequest,
         retry::{RetryConfig, RetryPartition},
         timeout::TimeoutConfig,
@@ -29,6 +30,7 @@ use aws_sdk_s3::{
 };
 use aws_smithy_http_client::tls;
 use aws_types::service_config::ServiceConfigKey;
+use futures_util::FutureExt;
 
 use super::trust;
 use crate::job::{Failure, FailureClass, Lane};
@@ -82,6 +84,8 @@ pub struct Clients {
     pub(super) copy_whole_up_to: u64,
     /// Whether S3 is given checksums that it does not insist on.
     pub(super) checksums_supported: bool,
+    /// Where S3 is looked for, as people may see it.
+    pub(super) endpoint: Arc<str>,
     /// Whether S3 is reached over TLS.
     pub(super) over_tls: bool,
     /// Why no call can be made at all.
@@ -201,6 +205,7 @@ impl Clients {
             connect_timeout: settings.connect_timeout,
             copy_whole_up_to: settings.copy_whole_up_to,
             checksums_supported: checksums != Checksums::WhenRequired,
+            endpoint: shown_endpoint(shared, endpoint.as_deref()).into(),
             over_tls: endpoint.is_none_or(|url| url.starts_with("https://")),
             misconfigured,
         }
@@ -240,6 +245,32 @@ fn endpoint_of(shared: &SdkConfig, settings: &StorageSettings) -> Option<String>
     };
     let for_all = || shared.endpoint_url().map(str::to_owned);
     settings.endpoint.clone().or_else(for_s3).or_else(for_all)
+}
+
+/// The endpoint without user and password; AWS's own is worked out as the SDK does it, before the bucket's name
+/// goes into the host.
+fn shown_endpoint(shared: &SdkConfig, custom: Option<&str>) -> String {
+    if let Some(url) = custom {
+        return match url.split_once("://") {
+            Some((scheme, rest)) => {
+                let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+                let user = rest[..authority].rfind('@').map_or(0, |at| at + 1);
+                format!("{scheme}://{}", &rest[user..])
+            }
+            None => url.to_owned(),
+        };
+    }
+    let params = endpoint::Params::builder()
+        .set_region(shared.region().map(ToString::to_string))
+        .use_fips(shared.use_fips().unwrap_or(false))
+        .use_dual_stack(shared.use_dual_stack().unwrap_or(false))
+        .build();
+    let found = params.ok().and_then(|params| {
+        let resolver = endpoint::DefaultResolver::new();
+        let found = ResolveEndpoint::resolve_endpoint(&resolver, &params).now_or_never();
+        Some(found?.ok()?.url().to_owned())
+    });
+    found.unwrap_or_else(|| "aws".to_owned())
 }
 
 /// The standard chain. A store on this very machine is no reason to ask EC2's metadata service, which

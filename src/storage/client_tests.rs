@@ -35,6 +35,31 @@ async fn every_setting_is_made_in_code() {
     assert_eq!(partitions, ["upload", "read", "cleanup"]);
 }
 
+#[test]
+fn people_see_the_endpoint_that_is_called_and_never_a_password() {
+    let of = |endpoint: &str| {
+        built(&StorageSettings {
+            endpoint: Some(endpoint.to_owned()),
+            ..settings()
+        })
+        .endpoint
+    };
+    assert_eq!(&*of("http://s3.test:9000"), "http://s3.test:9000");
+    assert_eq!(&*of("https://me:hush@s3.test/a@b"), "https://s3.test/a@b");
+    let aws = StorageSettings {
+        endpoint: None,
+        ..settings()
+    };
+    let fips = shared(keys()).into_builder().use_fips(true).build();
+    for (shared, url) in [
+        (shared(keys()), "https://s3.us-east-1.amazonaws.com"),
+        (fips, "https://s3-fips.us-east-1.amazonaws.com"),
+    ] {
+        let http = aws_smithy_http_client::Builder::new().build_http();
+        assert_eq!(&*Clients::from_shared(&shared, &aws, http).endpoint, url);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_custom_endpoint_gets_path_style_and_no_extra_checksums_and_aws_gets_both_otherwise() {
     let custom = settings();

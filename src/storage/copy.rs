@@ -93,7 +93,8 @@ impl CopyService<'_> {
         let version_id = source.version_id.as_deref();
         let service = &StorageService(self.0);
         let name = OperationName::HeadObject;
-        let head = self.0.guarded(name, |attempt| async move {
+        let there = self.0.to_bucket(&source.bucket);
+        let head = there.guarded(name, |attempt| async move {
             service
                 .head(&attempt, &source.bucket, &source.key, version_id)
                 .await
@@ -194,7 +195,8 @@ impl CopyService<'_> {
         let get = self.0.client.get_object_tagging();
         let get = get.bucket(&source.bucket).key(&source.key);
         let get = get.set_version_id(source.version_id.clone());
-        let work = self.0.guarded(name, |attempt| {
+        let there = self.0.to_bucket(&source.bucket);
+        let work = there.guarded(name, |attempt| {
             let get = get.clone();
             async move { attempt.request(name, get.send()).await }
         });

@@ -20,7 +20,7 @@ use aws_sdk_s3::{
 };
 use tokio::{sync::SemaphorePermit, time::Instant};
 
-use super::{CallContext, Stop, Storage, error};
+use super::{CallContext, LastFailure, Stop, Storage, error};
 use crate::{
     job::{
         CallName, Circuit, Failure, Job, JobId, Lane,
@@ -37,6 +37,8 @@ pub(super) struct Caller<'a> {
     pub(super) client: &'a Client,
     pub(super) context: &'a CallContext,
     pub(super) job: &'a JobId,
+    /// The bucket that it calls, for people.
+    bucket: &'a str,
     /// Whether somebody waits for the result.
     pub(super) answers: bool,
     circuit: Option<Circuit>,
@@ -55,6 +57,7 @@ impl<'a> Caller<'a> {
     pub(super) fn new(storage: &'a Storage, job: &'a Job, context: &'a CallContext) -> Self {
         Self {
             answers: job.reply_to.is_some(),
+            bucket: job.operation.bucket(),
             ..Self::for_lane(storage, job.operation.name().lane(), &job.id, context)
         }
     }
@@ -71,6 +74,7 @@ impl<'a> Caller<'a> {
             client: storage.clients.of(lane),
             context,
             job,
+            bucket: "",
             answers: false,
             circuit: lane.circuit(),
         }
@@ -82,6 +86,11 @@ impl<'a> Caller<'a> {
         'a: 'b,
     {
         Caller { context, ..*self }
+    }
+
+    /// The same job's way to another bucket.
+    pub(super) const fn to_bucket(self, bucket: &'a str) -> Self {
+        Self { bucket, ..self }
     }
 
     pub(super) fn metrics(&self) -> &'a Metrics {
@@ -157,6 +166,7 @@ impl<'a> Caller<'a> {
                 }
                 Err(failure) => failure,
             };
+            self.note(&failure, name);
             // A verdict was given with the first byte: what came after it is a failure of its own.
             let is_new = permit.is_none();
             let Some(wait) = self.wait_after(&failure, number, probe && !is_new) else {
@@ -173,6 +183,15 @@ impl<'a> Caller<'a> {
             let labels = [name.as_str(), failure.class.as_str()];
             self.metrics().s3_retries.with_label_values(&labels).inc();
             number += 1;
+        }
+    }
+
+    /// Keeps what speaks against the circuit, before it hears the verdict.
+    fn note(&self, failure: &Failure, operation: CallName) {
+        if let (Some(circuit), Verdict::Failure) = (self.circuit, failure.verdict()) {
+            let endpoint = &self.storage.clients.endpoint;
+            let last = LastFailure::new(failure, endpoint, operation, self.bucket);
+            self.storage.last_failures.note(circuit, last);
         }
     }
 

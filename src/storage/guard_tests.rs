@@ -431,3 +431,46 @@ async fn lanes_do_not_share_a_rate_limiter() {
         began.elapsed()
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_speaks_against_the_circuit_is_kept_with_its_sentence_and_nothing_else_is() {
+    let stage = Stage::new([Answer::error(404, "NoSuchBucket")]);
+    stage.failure(put()).await;
+    let last = |stage: &Stage, circuit| stage.storage.last_failures().of(circuit);
+    assert_eq!(last(&stage, Circuit::Upload), None);
+
+    let stage = Stage::new([
+        Answer::Reset,
+        slow_down(),
+        ok(),
+        Answer::error(404, "NoSuchKey"),
+    ]);
+    stage.run(put()).await.unwrap();
+    // It stays when all is well again: its time says how old it is.
+    let failure = last(&stage, Circuit::Upload).unwrap();
+    assert_eq!((failure.class, &*failure.code), ("throttled", "SlowDown"));
+    assert_eq!((failure.operation, &*failure.bucket), ("put_object", "b"));
+    assert_eq!(&*failure.endpoint, "http://s3.test:9000");
+    assert_eq!(last(&stage, Circuit::Download), None);
+
+    let long = "x".repeat(9_000);
+    let stage = Stage::new([Answer::error(500, &long)]);
+    stage.failure(op::head()).await;
+    assert!(last(&stage, Circuit::Download).unwrap().to_string().len() < 1_200);
+}
+
+/// Else the log line of the change could name no cause.
+#[tokio::test(start_paused = true)]
+async fn the_failure_is_kept_before_the_circuit_hears_of_it() {
+    let stage = Stage::new([Answer::status(503)]);
+    let mut changes = stage.breaker.subscribe();
+    for _ in 0..5 {
+        stage.failure(put()).await;
+    }
+    changes
+        .wait_for(|snapshot| !snapshot.is_closed())
+        .await
+        .unwrap();
+    let failure = stage.storage.last_failures().of(Circuit::Upload).unwrap();
+    assert_eq!(failure.code, "http_503");
+}

@@ -15,6 +15,7 @@ mod destination;
 mod download;
 mod error;
 mod guard;
+mod last_failure;
 mod listing;
 mod prefix;
 mod quirks;
@@ -43,6 +44,7 @@ pub use client::{Checksums, Clients, StorageSettings};
 use copy::CopyService;
 pub use copy::WHOLE as COPY_WHOLE_UP_TO;
 use guard::Caller;
+pub use last_failure::{LastFailure, LastFailures};
 use quirks::Quirks;
 use service::StorageService;
 use source::{SourceRules, Sources};
@@ -71,6 +73,7 @@ pub struct Storage {
     /// Where reads may be written to.
     destinations: Arc<Roots>,
     uploads: Uploads,
+    last_failures: Arc<LastFailures>,
 }
 
 impl Storage {
@@ -89,7 +92,13 @@ impl Storage {
             sources: Sources::new(SourceRules::nothing()),
             destinations: Arc::new(Roots::new("destinations.file_roots", Vec::new())),
             uploads: Uploads::new(uploads),
+            last_failures: Arc::default(),
         }
+    }
+
+    /// What spoke against each circuit last.
+    pub const fn last_failures(&self) -> &Arc<LastFailures> {
+        &self.last_failures
     }
 
     /// The same with files and URLs that jobs may read, and folders that they may write to; else none.

@@ -3,6 +3,8 @@
 //! Services may start in any order: a worker waits for broker and ledger, says so in `/readyz` and in
 //! the log, and does not exit (RESILIENCE.md, event 1).
 
+mod circuit;
+mod queue_looks;
 mod sweeper;
 mod throughput;
 mod wiring;
@@ -13,17 +15,17 @@ use anyhow::Context;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{sync::watch, task::JoinSet};
 
+pub use circuit::WorkerCircuit;
+pub use queue_looks::{QueueCounts, QueueLooks};
 pub use throughput::Throughput;
-use wiring::{
-    destination_roots, lane_limits, new_breaker, rabbit_settings, sources, upload_settings,
-};
+use wiring::{destination_roots, lane_limits, rabbit_settings, sources, upload_settings};
 pub use wiring::{message_rules, storage_settings};
 
 use crate::{
     broker::{Broker, rabbitmq::RabbitMq},
     config::Settings,
     drain::{Drain, Stopped},
-    job::{Circuit, Lane, Timestamp},
+    job::{Lane, Timestamp},
     lane::{
         Foreground, LaneParts, LaneRunner, LaneStatus, Pace, RecentFailures, Running, Suspects,
         Totals,
@@ -33,7 +35,6 @@ use crate::{
         writer::{LedgerStatus, LedgerWriter, WriterSettings},
     },
     metrics::Metrics,
-    resilience::CircuitBreaker,
     storage::{Clients, Storage, StorageSettings},
 };
 
@@ -60,7 +61,9 @@ pub struct WorkerView {
     /// Down until the ledger is open and migrated, then as its writer says.
     pub ledger: watch::Receiver<LedgerStatus>,
     pub lanes: Vec<LaneView>,
-    pub circuits: Vec<(Circuit, Arc<CircuitBreaker>)>,
+    pub circuits: Vec<WorkerCircuit>,
+    /// How many jobs wait and are parked in each lane.
+    pub queues: QueueLooks,
     pub drain: Drain,
     pub totals: Arc<Totals>,
     pub throughput: Arc<Throughput>,
@@ -115,7 +118,7 @@ impl Worker {
         let circuits: Vec<_> = lanes
             .iter()
             .filter_map(|lane| lane.circuit())
-            .map(|circuit| (circuit, new_breaker(circuit, settings, &metrics)))
+            .map(|name| WorkerCircuit::new(name, settings, &metrics, storage.last_failures()))
             .collect();
         let status_of = |lane: &Lane| LaneView {
             lane: *lane,
@@ -129,6 +132,7 @@ impl Worker {
             started_at: Timestamp::now(),
             lanes: lanes.iter().map(status_of).collect(),
             metrics,
+            queues: QueueLooks::new(Arc::clone(&broker), lanes),
             broker,
             ledger,
             circuits,
@@ -269,16 +273,16 @@ impl Life {
         let mut lanes = JoinSet::new();
         for LaneView { lane, status, .. } in &view.lanes {
             let yields = lane.circuit().is_none();
-            let breaker = view
+            let circuit = view
                 .circuits
                 .iter()
-                .find(|(name, _)| Some(*name) == lane.circuit());
+                .find(|circuit| Some(circuit.name) == lane.circuit());
             let parts = LaneParts {
                 lane: *lane,
                 broker: Arc::clone(&view.broker),
                 ledger: writer.clone(),
                 storage: Arc::clone(&self.storage),
-                breaker: breaker.map(|(_, breaker)| Arc::clone(breaker)),
+                breaker: circuit.map(|circuit| Arc::clone(&circuit.breaker)),
                 metrics: Arc::clone(&view.metrics),
                 status: Arc::clone(status),
                 running: Arc::clone(&running),

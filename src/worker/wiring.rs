@@ -1,18 +1,17 @@
 //! Validated settings become the parts' own settings: the one place that knows both sides.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use crate::{
     broker::rabbitmq::{RabbitSettings, TopologyMode},
     config::{self, Settings},
     job::{
-        Circuit, Lane,
+        Lane,
         place::{Origin, Origins, Roots},
         wire,
     },
     lane::{AllowList, BatchLimits, LaneLimits},
-    metrics::Metrics,
-    resilience::{CircuitBreaker, CircuitSettings, RetryPolicy, TokioClock},
+    resilience::RetryPolicy,
     storage::{
         COPY_WHOLE_UP_TO, Checksums, StorageSettings, UploadSettings,
         source::{SourceRules, Sources},
@@ -77,40 +76,6 @@ pub(super) fn rabbit_settings(settings: &Settings, lanes: &[Lane]) -> RabbitSett
         topology_recheck: TOPOLOGY_RECHECK,
         publish_timeout: PUBLISH_TIMEOUT,
     }
-}
-
-pub(super) fn new_breaker(
-    circuit: Circuit,
-    settings: &Settings,
-    metrics: &Arc<Metrics>,
-) -> Arc<CircuitBreaker> {
-    let config::CircuitSettings {
-        failure_threshold,
-        open_base,
-        open_max,
-        half_open_permits,
-        probe_timeout,
-        ..
-    } = settings.circuit;
-    let numbers = CircuitSettings {
-        failure_threshold,
-        open_base,
-        open_max,
-        half_open_permits,
-        probe_timeout,
-    };
-    let metrics = Arc::clone(metrics);
-    let observer = move |from, to, cause: crate::resilience::Cause| {
-        metrics.circuit_changed(circuit, from, to);
-        let (from, to) = (from.as_str(), to.as_str());
-        tracing::warn!(circuit = circuit.as_str(), from, to, why = %cause, "the circuit changed");
-    };
-    CircuitBreaker::new(
-        numbers,
-        Arc::new(TokioClock),
-        fastrand::f64,
-        Box::new(observer),
-    )
 }
 
 pub(super) fn lane_limits(lane: Lane, settings: &Settings) -> LaneLimits {

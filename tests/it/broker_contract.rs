@@ -340,9 +340,21 @@ async fn the_ready_messages_of_a_queue_can_be_asked_for(subject: Subject) {
         (subject.broker.queue_ready(LANE).await == Some(2)).then_some(())
     })
     .await;
-    subject
-        .probe
-        .delete_queue(&subject.names.lane_queue(LANE))
-        .await;
+    for delay in [ParkDelay::OneMinute, ParkDelay::TenMinutes] {
+        let retry = Target::Retry(LANE, delay);
+        subject.broker.publish(&retry, &message("3")).await.unwrap();
+    }
+    eventually("two parked ones are counted", async || {
+        (subject.broker.queue_parked(LANE).await == Some(2)).then_some(())
+    })
+    .await;
+    let names = &subject.names;
+    for queue in [
+        names.lane_queue(LANE),
+        names.retry_queue(LANE, ParkDelay::OneMinute),
+    ] {
+        subject.probe.delete_queue(&queue).await;
+    }
     assert_eq!(subject.broker.queue_ready(LANE).await, None);
+    assert_eq!(subject.broker.queue_parked(LANE).await, None);
 }

@@ -47,10 +47,14 @@ async fn the_worker_shows_its_state_on_every_page() {
     assert_eq!(status["lanes"]["upload"]["state"], "consuming");
     assert_eq!(status["lanes"]["upload"]["concurrency"], 64);
     assert_eq!(status["lanes"]["cleanup"]["queue_ready"], 0);
+    let mut circuit = status["circuits"]["download"].clone();
+    assert!(circuit["since"].take().is_string(), "{status}");
     assert_eq!(
-        status["circuits"]["download"],
-        json!({"state": "closed", "mode": "auto", "consecutive_failures": 0, "retry_in_seconds": null})
+        circuit,
+        json!({"state": "closed", "mode": "auto", "consecutive_failures": 0, "retry_in_seconds": null,
+            "since": null, "last_failure": null})
     );
+    assert_eq!(status["lanes"]["cleanup"]["parked"], 0);
     assert_eq!(status["jobs"]["completed"], 1);
     assert_eq!(status["recent_failures"][0]["code"], "NoSuchKey");
     let page = get("/").await;

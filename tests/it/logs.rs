@@ -138,7 +138,23 @@ async fn an_outage_of_s3_reads_as_circuit_and_lane_with_their_reasons() {
     let circuit = |from: &str, to: &str, why: &str| json!({"circuit": "upload", "from": from, "to": to, "why": why});
     let changed = "the circuit changed";
     let opened = circuit("closed", "open", "2 operations in a row failed");
-    until_said(&worker, changed, opened).await;
+    let opened = until_said(&worker, changed, opened).await;
+    let told =
+        ["class", "code", "endpoint", "operation", "bucket"].map(|name| opened[name].clone());
+    let endpoint = stage.s3.endpoint();
+    assert_eq!(
+        told,
+        [
+            "unavailable",
+            "ServiceUnavailable",
+            &endpoint,
+            "put_object",
+            "b"
+        ]
+    );
+    for name in ["error", "since", "next_probe_s"] {
+        assert!(!opened[name].is_null(), "no {name}: {opened}");
+    }
     until_said(
         &worker,
         "lane state",
@@ -150,7 +166,9 @@ async fn an_outage_of_s3_reads_as_circuit_and_lane_with_their_reasons() {
     stage.s3.faults().clear();
     stage.publish(Lane::Upload, put("j3", "b")).await;
     let closed = circuit("half_open", "closed", "a probe succeeded");
-    until_said(&worker, changed, closed).await;
+    let closed = until_said(&worker, changed, closed).await;
+    assert_eq!(closed["since"], opened["since"], "{closed}");
+    assert!(closed["code"].is_null(), "{closed}");
     until_said(
         &worker,
         "lane state",

@@ -40,6 +40,7 @@ mod processes;
 mod prometheus;
 mod proxy;
 mod rabbit;
+mod reasons;
 mod recipe;
 mod retry;
 mod stage;

@@ -477,8 +477,8 @@ pub(crate) fn circuit_of(worker: &Worker, circuit: Circuit) -> Arc<CircuitBreake
         .view()
         .circuits
         .iter()
-        .find(|(name, _)| *name == circuit);
-    Arc::clone(&found.unwrap().1)
+        .find(|shown| shown.name == circuit);
+    Arc::clone(&found.unwrap().breaker)
 }
 
 /// Polls a condition until it gives a value.

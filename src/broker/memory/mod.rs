@@ -225,6 +225,18 @@ impl Inner {
         result
     }
 
+    /// Messages that wait in these queues together; `None` when one of them is missing.
+    fn ready_in(&self, queues: &[String]) -> Option<u32> {
+        self.look(|state| {
+            let counts = queues.iter().map(|queue| {
+                let is_there = state.queues.exists(queue);
+                is_there.then(|| state.queues.ready(queue).len())
+            });
+            let ready: usize = counts.sum::<Option<usize>>()?;
+            u32::try_from(ready).ok()
+        })
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -327,14 +339,13 @@ impl Broker for MemoryBroker {
     }
 
     async fn queue_ready(&self, lane: Lane) -> Option<u32> {
-        let queue = self.inner.names.lane_queue(lane);
-        self.inner.look(|state| {
-            let ready = state
-                .queues
-                .exists(&queue)
-                .then(|| state.queues.ready(&queue).len());
-            ready.and_then(|ready| u32::try_from(ready).ok())
-        })
+        self.inner.ready_in(&[self.inner.names.lane_queue(lane)])
+    }
+
+    async fn queue_parked(&self, lane: Lane) -> Option<u32> {
+        let names = &self.inner.names;
+        self.inner
+            .ready_in(&ParkDelay::ALL.map(|delay| names.retry_queue(lane, delay)))
     }
 
     fn status(&self) -> watch::Receiver<BrokerStatus> {

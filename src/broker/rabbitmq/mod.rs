@@ -37,7 +37,7 @@ use topology_keeper::TopologyKeeper;
 
 use crate::{
     broker::{Broker, BrokerError, BrokerStatus, Names, PublishError, Subscription, Target},
-    job::{Lane, Message},
+    job::{Lane, Message, outcome::ParkDelay},
     metrics::{Metrics, Role},
 };
 
@@ -164,6 +164,30 @@ impl RabbitMq {
             .filter(|connection| connection.status().connected())
             .ok_or_else(|| BrokerError::NotConnected(self.shared.status.why_down(Role::Consume)))
     }
+
+    /// Messages that wait in these queues together; `None` when one of them can't be looked at in time.
+    async fn ready_in(&self, queues: &[String]) -> Option<u32> {
+        let connection = self.consuming().ok()?;
+        let look = async {
+            // A channel of its own: a missing queue closes it.
+            let channel = connection.create_channel().await.ok()?;
+            let options = QueueDeclareOptions {
+                passive: true,
+                ..Default::default()
+            };
+            let mut ready: u32 = 0;
+            for queue in queues {
+                let declared =
+                    channel.queue_declare(queue.as_str().into(), options, FieldTable::default());
+                ready = ready.saturating_add(declared.await.ok()?.message_count());
+            }
+            Some(ready)
+        };
+        tokio::time::timeout(QUEUE_LOOK_TIMEOUT, look)
+            .await
+            .ok()
+            .flatten()
+    }
 }
 
 #[async_trait]
@@ -188,23 +212,13 @@ impl Broker for RabbitMq {
     }
 
     async fn queue_ready(&self, lane: Lane) -> Option<u32> {
-        let connection = self.consuming().ok()?;
-        let queue = self.shared.names.lane_queue(lane);
-        let look = async {
-            // A channel of its own: a missing queue closes it.
-            let channel = connection.create_channel().await.ok()?;
-            let options = QueueDeclareOptions {
-                passive: true,
-                ..Default::default()
-            };
-            let declared =
-                channel.queue_declare(queue.as_str().into(), options, FieldTable::default());
-            Some(declared.await.ok()?.message_count())
-        };
-        tokio::time::timeout(QUEUE_LOOK_TIMEOUT, look)
+        self.ready_in(&[self.shared.names.lane_queue(lane)]).await
+    }
+
+    async fn queue_parked(&self, lane: Lane) -> Option<u32> {
+        let names = &self.shared.names;
+        self.ready_in(&ParkDelay::ALL.map(|delay| names.retry_queue(lane, delay)))
             .await
-            .ok()
-            .flatten()
     }
 
     fn status(&self) -> watch::Receiver<BrokerStatus> {

@@ -180,8 +180,12 @@ async fn a_failure_for_good_is_answered_and_buried_with_its_reason() {
     assert_eq!(rig.total(|totals| &totals.dead_lettered), 1);
     let failure = &rig.failures.newest_first()[0];
     assert_eq!(
-        (failure.id.as_str(), failure.code.as_str(), failure.outcome),
-        ("j", "AccessDenied", "dead_lettered")
+        (
+            failure.id.as_deref(),
+            failure.code.as_str(),
+            failure.outcome
+        ),
+        (Some("j"), "AccessDenied", "dead_lettered")
     );
     assert_eq!(failure.message, "the message");
     rig.end().await;
@@ -218,6 +222,18 @@ async fn a_bad_job_is_answered_and_buried_and_touches_neither_s3_nor_the_ledger(
         .map(|letter| letter.text("brigade-reason").unwrap().to_owned())
         .collect();
     assert_eq!(reasons, ["malformed", "wrong_lane", "unsupported"]);
+    // The newest first; what could not be read, or is no name of a bucket, is not shown.
+    let shown = rig.failures.newest_first();
+    let shown = shown.iter().map(|failure| {
+        let (id, bucket) = (failure.id.as_deref(), failure.bucket.as_deref());
+        (id, failure.operation, bucket, failure.code.as_str())
+    });
+    let expected = [
+        (Some("what"), None, None, "unsupported"),
+        (Some("lane"), Some("head_object"), Some("b"), "wrong_lane"),
+        (Some("bad"), Some("put_object"), Some("b"), "malformed"),
+    ];
+    assert_eq!(shown.collect::<Vec<_>>(), expected);
     let letter = &rig.dead()[0];
     assert_eq!(letter.text("brigade-error-code"), Some("malformed"));
     assert!(
