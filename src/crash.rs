@@ -46,7 +46,7 @@ mod armed {
             && armed == name
             && left.fetch_sub(1, Ordering::Relaxed) == 1
         {
-            eprintln!("crash point {name}");
+            crate::terminal::say(format_args!("crash point {name}"));
             std::process::abort();
         }
     }

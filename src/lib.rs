@@ -18,8 +18,13 @@
 //! [`ledger`] each hide one outside system; [`lane`] is the engine between them; [`worker`] puts
 //! everything together, [`drain`] takes it apart.
 
+// `println!` and its kin panic when the disk is full; `terminal` does not.
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
+
 #[macro_use]
 mod crash;
+
+pub mod terminal;
 
 pub mod job;
 pub mod resilience;

@@ -11,7 +11,9 @@ fn main() -> ExitCode {
         .install_default()
         .is_err()
     {
-        eprintln!("brigade: two TLS providers: this is a bug, please report it");
+        bucket_brigade::terminal::say(
+            "brigade: two TLS providers: this is a bug, please report it",
+        );
         return ExitCode::from(70);
     }
     bucket_brigade::cli::run(std::env::args_os())

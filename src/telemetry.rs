@@ -3,11 +3,20 @@
 //! Owns format and filter; what is said, and at which level, is said where it happens.
 //! `docs/reference/logs.md` lists every event.
 
-use std::{io::IsTerminal, panic::PanicHookInfo};
+use std::{fmt::Debug, io::IsTerminal, panic::PanicHookInfo};
 
-use tracing_subscriber::EnvFilter;
+use tracing::{Subscriber, field::Field};
+use tracing_subscriber::{
+    EnvFilter,
+    field::MakeExt,
+    fmt::{
+        MakeWriter,
+        format::{self, Writer},
+    },
+    util::SubscriberInitExt,
+};
 
-use crate::config::LogFormat;
+use crate::{config::LogFormat, terminal};
 
 /// Installs the process's log writer on standard error. Call once, from the binary.
 ///
@@ -21,25 +30,62 @@ pub fn install(level: &str, format: LogFormat) -> Result<(), String> {
         LogFormat::Text => false,
         LogFormat::Auto => !std::io::stderr().is_terminal(),
     };
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
     let installed = if json {
-        log.json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
-            .try_init()
+        json_log(filter, std::io::stderr).try_init()
     } else {
-        log.with_target(false)
-            .with_ansi(std::io::stderr().is_terminal())
-            .try_init()
+        text_log(filter, std::io::stderr, std::io::stderr().is_terminal()).try_init()
     };
     installed.map_err(|error| error.to_string())?;
     if json {
         std::panic::set_hook(Box::new(report_panic));
     }
     Ok(())
+}
+
+fn json_log<W>(filter: EnvFilter, writer: W) -> impl SubscriberInitExt + Subscriber + Send + Sync
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        // It would print to standard error, which is what can't be written, and panic.
+        .log_internal_errors(false)
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(false)
+        .finish()
+}
+
+/// One event a line, whatever is in its fields: what a terminal would obey is escaped.
+fn text_log<W>(
+    filter: EnvFilter,
+    writer: W,
+    colours: bool,
+) -> impl SubscriberInitExt + Subscriber + Send + Sync
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let field = |writer: &mut Writer<'_>, field: &Field, value: &dyn Debug| {
+        let value = format!("{value:?}");
+        let value = terminal::escaped(&value);
+        match field.name() {
+            "message" => write!(writer, "{value}"),
+            name if writer.has_ansi_escapes() => {
+                write!(writer, "\u{1b}[3m{name}\u{1b}[0m\u{1b}[2m=\u{1b}[0m{value}")
+            }
+            name => write!(writer, "{name}={value}"),
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .log_internal_errors(false)
+        .fmt_fields(format::debug_fn(field).delimited(" "))
+        .with_target(false)
+        .with_ansi(colours)
+        .finish()
 }
 
 /// The standard report of a panic is text of several lines, which no reader of JSON lines understands.
@@ -52,4 +98,83 @@ fn report_panic(panic: &PanicHookInfo<'_>) {
         panic = text,
         "a panic: this is a bug, please report it"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, Write},
+        sync::{Arc, Mutex},
+    };
+
+    use super::*;
+
+    const HOSTILE: &str = "a\u{1b}[2Jb\n2026-11-28T00:00:00Z INFO forged\u{9b}\r";
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn said(colours: bool) -> String {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let log = text_log(EnvFilter::new("info"), move || writer.clone(), colours);
+        tracing::subscriber::with_default(log, || {
+            let error = io::Error::other(HOSTILE);
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(text = HOSTILE, shown = %HOSTILE, debugged = ?HOSTILE, error, "buried");
+            tracing::warn!("{HOSTILE}");
+        });
+        String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn no_field_of_a_text_log_can_steer_a_terminal_or_begin_a_line() {
+        let plain = said(false);
+        assert!(
+            !plain.chars().any(|c| c != '\n' && c.is_control()),
+            "{plain:?}"
+        );
+        assert_eq!(plain.lines().count(), 2, "{plain}");
+        assert!(plain.contains(r"shown=a\u{1b}[2Jb\n2026"), "{plain}");
+        // Our own colours stay.
+        let coloured = said(true);
+        assert_eq!(coloured.lines().count(), 2, "{coloured}");
+        assert!(coloured.contains("\u{1b}[3mshown\u{1b}[0m"), "{coloured:?}");
+        assert!(
+            !coloured.contains("\u{1b}[2J") && !coloured.contains('\u{9b}'),
+            "{coloured:?}"
+        );
+    }
+
+    /// A disk that is full.
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_is_left_out() {
+        let info = || EnvFilter::new("info");
+        tracing::subscriber::with_default(json_log(info(), || Full), || tracing::warn!("lost"));
+        tracing::subscriber::with_default(text_log(info(), || Full, false), || {
+            tracing::warn!("lost")
+        });
+    }
 }

@@ -22,7 +22,7 @@ use crate::{
     broker::{PublishError, Target, rabbitmq::Producer},
     config::Settings,
     job::{Message, OperationName, Timestamp, outcome::DeadReason, wire},
-    worker,
+    terminal, worker,
 };
 
 /// Messages on their way at a time, each on a channel of its own.
@@ -60,7 +60,7 @@ pub(super) async fn run(shared: &Shared, settings: &Settings, args: BatchArgs) -
     let mut published = 0u64;
     let mut rejected = VecDeque::new();
     let mut sending = FuturesUnordered::new();
-    let mut lines = BufReader::new(file).lines();
+    let mut lines = BufReader::new(file).split(b'\n');
     let mut number = 0u64;
     loop {
         while sending.len() < IN_FLIGHT {
@@ -69,10 +69,11 @@ pub(super) async fn run(shared: &Shared, settings: &Settings, args: BatchArgs) -
             };
             number += 1;
             bar.inc(line.len() as u64 + 1);
-            if line.trim().is_empty() {
+            if line.trim_ascii().is_empty() {
                 continue;
             }
-            match message_of(&name, number, &line, settings) {
+            let message = text_of(&line).and_then(|line| message_of(&name, number, line, settings));
+            match message {
                 Ok((target, message)) => sending.push(send(&producer, number, target, message)),
                 Err(why) => rejected.push_back(Rejected { line: number, why }),
             }
@@ -88,7 +89,9 @@ pub(super) async fn run(shared: &Shared, settings: &Settings, args: BatchArgs) -
             }
             Some((line, Err(error))) => {
                 bar.abandon();
-                eprintln!("stopped at line {line} after {published} jobs; run it again to go on");
+                terminal::say(format_args!(
+                    "stopped at line {line} after {published} jobs; run it again to go on"
+                ));
                 return Err(publish_failed(error));
             }
         }
@@ -117,6 +120,15 @@ fn progress(bytes: u64) -> ProgressBar {
     }
     let style = ProgressStyle::with_template("{bar:30} {percent}% {elapsed} left {eta}");
     ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// The text of a line without its end. A line that is no text is wrong alone.
+fn text_of(line: &[u8]) -> Result<&str, String> {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    std::str::from_utf8(line).map_err(|error| {
+        let at = error.valid_up_to() + 1;
+        format!("a line must be UTF-8, and is not from byte {at} on")
+    })
 }
 
 /// The message of one line, checked as a worker would check it.
@@ -179,7 +191,7 @@ fn report(
         return print_json(&json!({"published": published, "rejected": rejected}));
     }
     for Rejected { line, why } in rejected {
-        eprintln!("line {line}: {why}");
+        terminal::say(format_args!("line {line}: {}", terminal::escaped(why)));
     }
     print(format!(
         "{published} jobs published, {} lines rejected",

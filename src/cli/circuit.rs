@@ -4,19 +4,19 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use clap::{Args, Subcommand};
-use comfy_table::{Table, presets};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::{
     CommandError, Exit, Outcome, Output, Shared,
-    output::{print, print_json, say},
+    output::{Rows, print, print_json, say},
 };
 use crate::{
     config::Settings,
     http::client::{self, Answer},
     job::{Circuit, Lane, Timestamp},
     resilience::Mode,
+    terminal::escaped,
 };
 
 /// Arguments of `brigade circuit`.
@@ -101,7 +101,7 @@ pub(super) async fn run(shared: &Shared, args: CircuitArgs) -> Outcome {
         Output::Text => {
             print(table_of(&workers))?;
             for cause in causes(&workers) {
-                print(cause)?;
+                print(escaped(&cause))?;
             }
         }
     }
@@ -161,8 +161,7 @@ fn understood(answer: std::io::Result<Answer>, settings: &Settings) -> Result<Va
     Err(CommandError::new(Exit::Failed, message))
 }
 
-fn table_of(workers: &[Value]) -> Table {
-    let mut table = Table::new();
+fn table_of(workers: &[Value]) -> Rows {
     let head = [
         "worker",
         "circuit",
@@ -174,7 +173,7 @@ fn table_of(workers: &[Value]) -> Table {
         "waiting",
         "parked",
     ];
-    table.load_style(presets::NOTHING).set_header(head);
+    let mut rows = Rows::headed(head);
     for worker in workers {
         for (circuit, it) in worker["circuits"].as_object().into_iter().flatten() {
             let wait = it["retry_in_seconds"].as_f64();
@@ -188,7 +187,7 @@ fn table_of(workers: &[Value]) -> Table {
                     .as_u64()
                     .map_or_else(String::new, |jobs| jobs.to_string())
             };
-            table.add_row([
+            rows.add([
                 name_of(worker).to_owned(),
                 circuit.clone(),
                 it["state"].as_str().unwrap_or_default().to_owned(),
@@ -201,7 +200,7 @@ fn table_of(workers: &[Value]) -> Table {
             ]);
         }
     }
-    table
+    rows
 }
 
 fn name_of(worker: &Value) -> &str {

@@ -1,11 +1,10 @@
 //! `brigade config show|check`: the effective settings, each with where it came from.
 
 use clap::{Args, Subcommand};
-use comfy_table::{Table, presets};
 
 use super::{
     Exit, Outcome, Output, Shared,
-    output::{print, print_json},
+    output::{Rows, print, print_json},
 };
 
 /// Arguments of `brigade config`.
@@ -28,14 +27,11 @@ pub(super) fn run(shared: &Shared, args: &ConfigArgs) -> Outcome {
     match (&args.command, shared.output) {
         (ConfigCommand::Show, Output::Json) => print_json(&loaded.entries())?,
         (ConfigCommand::Show, Output::Text) => {
-            let mut table = Table::new();
-            table
-                .load_style(presets::NOTHING)
-                .set_header(["setting", "value", "from"]);
+            let mut rows = Rows::headed(["setting", "value", "from"]);
             for entry in loaded.entries() {
-                table.add_row([entry.key, entry.value, entry.origin]);
+                rows.add([entry.key, entry.value, entry.origin]);
             }
-            print(table)?;
+            print(rows)?;
         }
         (ConfigCommand::Check, Output::Json) => print_json(&serde_json::json!({"ok": true}))?,
         (ConfigCommand::Check, Output::Text) => print("the settings are sound")?,

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 
 use super::{
     CommandError, Exit, Outcome, Output, Shared, batch,
-    output::{print, print_bytes, print_json},
+    output::{print, print_bytes, print_json, unless_left},
     upload,
 };
 use crate::{
@@ -27,8 +27,12 @@ use crate::{
         outcome::DeadReason,
         wire,
     },
+    terminal::{self, escaped},
     worker,
 };
+
+/// How long `--wait` waits when nothing else is said.
+const WAIT: Duration = Duration::from_secs(60);
 
 /// Arguments of `brigade enqueue`.
 #[derive(Debug, Args)]
@@ -47,9 +51,27 @@ struct How {
     /// Wait for the result and print it
     #[arg(long, global = true)]
     wait: bool,
-    /// How long to wait for the result
-    #[arg(long, global = true, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
-    wait_timeout: Duration,
+    /// How long --wait waits for the result; 60s when absent
+    #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    wait_timeout: Option<Duration>,
+}
+
+impl How {
+    /// Refuses what a command of several jobs would ignore. `what` begins the sentence.
+    fn demand_nothing(&self, what: &str) -> Result<(), CommandError> {
+        let flag = match self {
+            Self { id: Some(_), .. } => "--id",
+            Self { wait: true, .. } => "--wait",
+            Self {
+                wait_timeout: Some(_),
+                ..
+            } => "--wait-timeout",
+            _ => return Ok(()),
+        };
+        Err(CommandError::usage(format!(
+            "{what}: {flag} is for one job"
+        )))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -148,6 +170,14 @@ impl std::str::FromStr for Location {
 pub(super) async fn run(shared: &Shared, args: EnqueueArgs) -> Outcome {
     let settings = shared.load(Vec::new())?.settings;
     let EnqueueArgs { what, how } = args;
+    if let What::Batch(batch) = what {
+        how.demand_nothing("a batch is one job a line, with an id in the line")?;
+        return batch::run(shared, &settings, batch).await;
+    }
+    if how.wait_timeout.is_some() && !how.wait {
+        let why = "--wait-timeout says how long --wait waits, and there is no --wait";
+        return Err(CommandError::usage(why));
+    }
     let operation = match what {
         What::Batch(batch) => return batch::run(shared, &settings, batch).await,
         What::Upload(upload) => {
@@ -220,34 +250,30 @@ pub(super) async fn run(shared: &Shared, args: EnqueueArgs) -> Outcome {
             .publish(&target, &message)
             .await
             .map_err(publish_failed)?;
-        match shared.output {
-            Output::Text => print(&id)?,
-            Output::Json => print_json(&serde_json::json!({"id": id.as_str()}))?,
-        }
+        print_id(shared.output, &id)?;
         return Ok(Exit::Done);
     }
-    let answer = producer.request(&target, &message, how.wait_timeout).await;
+    let patience = how.wait_timeout.unwrap_or(WAIT);
+    let answer = producer.request(&target, &message, patience).await;
     let answer = answer.map_err(|error| match error {
         RequestError::Publish(error) => publish_failed(error),
         RequestError::NoAnswer => CommandError::unreachable(format!(
             "job {id} has no result after {}; it goes on, see: brigade jobs show {id}",
-            humantime::format_duration(how.wait_timeout)
+            humantime::format_duration(patience)
         )),
     })?;
     show(shared.output, &answer)
 }
 
-/// One job a file: prints the ids, in order, once all are confirmed.
+/// One job a file: prints the ids, in order, as they are confirmed. All are published although the reader of the ids
+/// leaves; after another failure of standard output no more ids could be known, so that ends it.
 async fn publish_all(
     shared: &Shared,
     settings: &Settings,
     how: &How,
     operations: Vec<Operation>,
 ) -> Outcome {
-    if how.wait || how.id.is_some() {
-        let why = "--id and --wait are for one job, and a folder is one job a file";
-        return Err(CommandError::usage(why));
-    }
+    how.demand_nothing("a folder is one job a file")?;
     let mut messages = Vec::with_capacity(operations.len());
     for operation in &operations {
         let id = JobId::fresh();
@@ -261,14 +287,21 @@ async fn publish_all(
             async move { producer.publish(&target, &message).await.map(|()| id) }
         })
         .buffered(batch::IN_FLIGHT);
+    let mut is_read = true;
     while let Some(id) = published.next().await {
         let id = id.map_err(publish_failed)?;
-        match shared.output {
-            Output::Text => print(&id)?,
-            Output::Json => print_json(&serde_json::json!({"id": id.as_str()}))?,
+        if is_read {
+            is_read = unless_left(print_id(shared.output, &id))?;
         }
     }
     Ok(Exit::Done)
+}
+
+fn print_id(output: Output, id: &JobId) -> Result<(), CommandError> {
+    match output {
+        Output::Text => print(id),
+        Output::Json => print_json(&serde_json::json!({"id": id.as_str()})),
+    }
 }
 
 fn put_object(args: PutArgs, settings: &Settings) -> Result<PutObject, CommandError> {
@@ -398,11 +431,15 @@ fn show(output: Output, answer: &Message) -> Outcome {
     match (output, bytes) {
         (Output::Text, Some(bytes)) => print_bytes(bytes)?,
         (Output::Json, _) => print_json(&report)?,
-        (Output::Text, None) if completed => print(&report["result"])?,
+        (Output::Text, None) if completed => print_json(&report["result"])?,
         (Output::Text, None) => {
-            let text = |name: &str| report["error"][name].as_str().unwrap_or("?").to_owned();
+            let text = |name: &str| escaped(report["error"][name].as_str().unwrap_or("?"));
             let outcome = report["outcome"].as_str().unwrap_or("?");
-            eprintln!("{outcome}: {}: {}", text("code"), text("message"));
+            terminal::say(format_args!(
+                "{outcome}: {}: {}",
+                text("code"),
+                text("message")
+            ));
         }
     }
     Ok(if completed { Exit::Done } else { Exit::Failed })

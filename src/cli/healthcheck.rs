@@ -1,11 +1,11 @@
 //! `brigade healthcheck`: the binary as its own probe, for images without a shell.
 
-use super::{CommandError, Exit, Outcome, Shared};
+use super::{CommandError, Exit, Outcome, Shared, circuit::authority};
 use crate::http::client;
 
 pub(super) async fn run(shared: &Shared) -> Outcome {
-    let listen = shared.load(Vec::new())?.settings.http.listen;
-    match client::get(&listen.to_string(), "/livez", shared.timeout).await {
+    let listen = authority(shared.load(Vec::new())?.settings.http.listen);
+    match client::get(&listen, "/livez", shared.timeout).await {
         Ok(answer) if answer.code == 200 => Ok(Exit::Done),
         Ok(answer) => {
             let message = format!("http://{listen}/livez answered {}", answer.code);

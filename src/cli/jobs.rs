@@ -3,17 +3,16 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use comfy_table::{Table, presets};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::{
     CommandError, Exit, Outcome, Output, Shared,
-    output::{print, print_json},
+    output::{Rows, print, print_json},
 };
 use crate::{
     job::{FailedAttempt, JobId, Lane, OperationName, State, Timestamp},
-    ledger::{self, Cursor, JobFilter, JobRecord, Ledger, LedgerError},
+    ledger::{self, Cursor, JobFilter, JobRecord, Ledger},
     worker::new_owner,
 };
 
@@ -117,26 +116,15 @@ pub(super) async fn run(shared: &Shared, args: JobsArgs) -> Outcome {
     let settings = shared.load(Vec::new())?.settings;
     let url = settings.ledger.url.expose_secret();
     let opening = ledger::open_existing(url, new_owner(), settings.ledger.lease);
-    let ledger = match tokio::time::timeout(shared.timeout, opening).await {
-        Ok(opened) => opened.map_err(ledger_failed)?,
-        Err(_) => {
-            return Err(CommandError::unreachable(
-                "the ledger did not answer in time",
-            ));
-        }
-    };
+    let ledger = shared.answer("ledger", opening).await?;
     match args.command {
-        JobsCommand::List(list) => self::list(shared.output, &*ledger, list).await,
-        JobsCommand::Show { id } => show(shared.output, &*ledger, &id).await,
-        JobsCommand::Stats => stats(shared.output, &*ledger).await,
+        JobsCommand::List(list) => self::list(shared, &*ledger, list).await,
+        JobsCommand::Show { id } => show(shared, &*ledger, &id).await,
+        JobsCommand::Stats => stats(shared, &*ledger).await,
     }
 }
 
-fn ledger_failed(error: LedgerError) -> CommandError {
-    CommandError::unreachable(error)
-}
-
-async fn list(output: Output, ledger: &dyn Ledger, args: ListArgs) -> Outcome {
+async fn list(shared: &Shared, ledger: &dyn Ledger, args: ListArgs) -> Outcome {
     let stream = args.limit == 0;
     let mut filter = JobFilter {
         state: args.state,
@@ -151,9 +139,9 @@ async fn list(output: Output, ledger: &dyn Ledger, args: ListArgs) -> Outcome {
         after: args.after,
     };
     loop {
-        let page = ledger.list(&filter).await.map_err(ledger_failed)?;
+        let page = shared.answer("ledger", ledger.list(&filter)).await?;
         let next = page.next.as_ref().map(show_cursor);
-        match output {
+        match shared.output {
             _ if stream => {
                 for job in &page.jobs {
                     print_json(&job_json(job))?;
@@ -177,8 +165,7 @@ async fn list(output: Output, ledger: &dyn Ledger, args: ListArgs) -> Outcome {
     }
 }
 
-fn table_of(jobs: &[JobRecord]) -> Table {
-    let mut table = Table::new();
+fn table_of(jobs: &[JobRecord]) -> Rows {
     let head = [
         "enqueued",
         "id",
@@ -188,14 +175,14 @@ fn table_of(jobs: &[JobRecord]) -> Table {
         "attempts",
         "error",
     ];
-    table.load_style(presets::NOTHING).set_header(head);
+    let mut rows = Rows::headed(head);
     for job in jobs {
         let object = match &job.key {
             Some(key) => format!("{}/{key}", job.bucket),
             None => job.bucket.clone(),
         };
         let code = job.error.as_ref().map(|error| error.code.clone());
-        table.add_row([
+        rows.add([
             job.enqueued_at.to_string(),
             job.id.to_string(),
             job.operation.clone(),
@@ -205,7 +192,7 @@ fn table_of(jobs: &[JobRecord]) -> Table {
             code.unwrap_or_default(),
         ]);
     }
-    table
+    rows
 }
 
 /// The contract's section 3, and the state.
@@ -215,22 +202,21 @@ fn job_json(job: &JobRecord) -> Value {
     value
 }
 
-async fn show(output: Output, ledger: &dyn Ledger, id: &str) -> Outcome {
+async fn show(shared: &Shared, ledger: &dyn Ledger, id: &str) -> Outcome {
     let id = JobId::parse(id).map_err(CommandError::usage)?;
-    let Some(job) = ledger.get(&id).await.map_err(ledger_failed)? else {
+    let Some(job) = shared.answer("ledger", ledger.get(&id)).await? else {
         let message = format!(
             "no job {id} in the ledger: not seen by a worker yet, a bad message, or past ledger.retention"
         );
         return Err(CommandError::new(Exit::Failed, message));
     };
     let mut value = job_json(&job);
-    if output == Output::Json {
+    if shared.output == Output::Json {
         value["failed_attempts"] = job.failed.iter().map(attempt_json).collect();
         print_json(&value)?;
         return Ok(Exit::Done);
     }
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
+    let mut rows = Rows::new();
     let names = [
         "id",
         "lane",
@@ -247,13 +233,9 @@ async fn show(output: Output, ledger: &dyn Ledger, id: &str) -> Outcome {
         "worker",
     ];
     for name in names {
-        match &value[name] {
-            Value::Null => {}
-            Value::String(text) => drop(table.add_row([name, text])),
-            other => drop(table.add_row([name, &other.to_string()])),
-        }
+        rows.add_value(name, &value[name]);
     }
-    print(table)?;
+    print(rows)?;
     if !job.failed.is_empty() {
         print("failed attempts, the newest first:")?;
         print(attempts_table(&job.failed))?;
@@ -272,12 +254,11 @@ fn attempt_json(attempt: &FailedAttempt) -> Value {
     })
 }
 
-fn attempts_table(attempts: &[FailedAttempt]) -> Table {
-    let mut table = Table::new();
+fn attempts_table(attempts: &[FailedAttempt]) -> Rows {
     let head = ["at", "call", "took", "class", "code", "request id"];
-    table.load_style(presets::NOTHING).set_header(head);
+    let mut rows = Rows::headed(head);
     for attempt in attempts {
-        table.add_row([
+        rows.add([
             attempt.at.to_string(),
             attempt.call.clone(),
             format!("{} ms", attempt.took_ms),
@@ -286,28 +267,25 @@ fn attempts_table(attempts: &[FailedAttempt]) -> Table {
             attempt.request_id.clone().unwrap_or_default(),
         ]);
     }
-    table
+    rows
 }
 
-async fn stats(output: Output, ledger: &dyn Ledger) -> Outcome {
-    let rows = ledger.stats().await.map_err(ledger_failed)?;
-    if output == Output::Json {
-        let counts: Vec<Value> = rows
+async fn stats(shared: &Shared, ledger: &dyn Ledger) -> Outcome {
+    let counted = shared.answer("ledger", ledger.stats()).await?;
+    if shared.output == Output::Json {
+        let counts: Vec<Value> = counted
             .iter()
             .map(|row| json!({"lane": row.lane.as_str(), "state": row.state.as_str(), "code": row.code, "count": row.count}))
             .collect();
         print_json(&json!({ "counts": counts }))?;
         return Ok(Exit::Done);
     }
-    let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_header(["lane", "state", "error", "jobs"]);
-    for row in rows {
+    let mut rows = Rows::headed(["lane", "state", "error", "jobs"]);
+    for row in counted {
         let code = row.code.clone().unwrap_or_default();
         let count = row.count.to_string();
-        table.add_row([row.lane.as_str(), row.state.as_str(), &code, &count]);
+        rows.add([row.lane.as_str(), row.state.as_str(), &code, &count]);
     }
-    print(table)?;
+    print(rows)?;
     Ok(Exit::Done)
 }

@@ -4,7 +4,7 @@ use clap::Args;
 use secrecy::ExposeSecret;
 
 use super::{
-    CommandError, Exit, Outcome, Output, Shared,
+    Exit, Outcome, Output, Shared,
     output::{print, print_json},
 };
 use crate::ledger;
@@ -20,9 +20,9 @@ pub(super) struct MigrateArgs {
 pub(super) async fn run(shared: &Shared, args: MigrateArgs) -> Outcome {
     let settings = shared.load(Vec::new())?.settings;
     let url = settings.ledger.url.expose_secret();
-    let pending = within(shared, ledger::pending(url)).await?;
+    let pending = shared.answer("ledger", ledger::pending(url)).await?;
     if !args.check && !pending.is_empty() {
-        within(shared, ledger::migrate(url)).await?;
+        shared.answer("ledger", ledger::migrate(url)).await?;
     }
     match shared.output {
         Output::Json if args.check => print_json(&serde_json::json!({"pending": pending}))?,
@@ -40,17 +40,4 @@ pub(super) async fn run(shared: &Shared, args: MigrateArgs) -> Outcome {
     } else {
         Exit::Done
     })
-}
-
-async fn within<T, E: std::fmt::Display>(
-    shared: &Shared,
-    work: impl Future<Output = Result<T, E>>,
-) -> Result<T, CommandError> {
-    match tokio::time::timeout(shared.timeout, work).await {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => Err(CommandError::unreachable(error)),
-        Err(_) => Err(CommandError::unreachable(
-            "the ledger did not answer in time",
-        )),
-    }
 }

@@ -29,7 +29,10 @@ use clap::{Parser, Subcommand};
 
 pub use output::Output;
 
-use crate::config::{ConfigError, Loaded, Sources};
+use crate::{
+    config::{ConfigError, Loaded, Sources},
+    terminal,
+};
 
 /// Queue-driven S3 job processor: RabbitMQ in, S3 out, nothing lost.
 #[derive(Debug, Parser)]
@@ -128,6 +131,14 @@ impl CommandError {
     pub fn unreachable(message: impl std::fmt::Display) -> Self {
         Self::new(Exit::Unreachable, message)
     }
+
+    /// Says on standard error what went wrong; nothing when the command is done, and only its reader left.
+    fn report(self) -> Exit {
+        if self.exit != Exit::Done {
+            output::say(format_args!("{:#}", self.error));
+        }
+        self.exit
+    }
 }
 
 impl From<anyhow::Error> for CommandError {
@@ -161,6 +172,21 @@ impl Shared {
         let sources = Sources::from_process(self.config.clone(), all);
         Ok(crate::config::load(&sources)?)
     }
+
+    /// Waits for an answer of `service`, at most `--timeout`. No answer, and a failure: exit 69.
+    async fn answer<T, E: std::fmt::Display>(
+        &self,
+        service: &str,
+        asking: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, CommandError> {
+        match tokio::time::timeout(self.timeout, asking).await {
+            Ok(answer) => answer.map_err(CommandError::unreachable),
+            Err(_) => Err(CommandError::unreachable(format!(
+                "the {service} did not answer within {} (--timeout)",
+                humantime::format_duration(self.timeout)
+            ))),
+        }
+    }
 }
 
 /// Runs the command line; prints, and says how it ended.
@@ -168,13 +194,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            let exit = if error.use_stderr() {
-                Exit::Usage
-            } else {
-                Exit::Done
+            let exit = match explain(&error) {
+                Ok(exit) => exit,
+                Err(failed) => failed.report(),
             };
-            // Nothing can be done about a closed terminal.
-            drop(error.print());
             return ExitCode::from(exit as u8);
         }
     };
@@ -193,13 +216,25 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             format!("no runtime: {error}"),
         )),
     };
-    match ended {
-        Ok(exit) => ExitCode::from(exit as u8),
-        Err(CommandError { exit, error }) => {
-            eprintln!("brigade: {error:#}");
-            ExitCode::from(exit as u8)
-        }
+    let exit = ended.unwrap_or_else(CommandError::report);
+    ExitCode::from(exit as u8)
+}
+
+/// Prints help, version, or what is wrong with the command line.
+fn explain(error: &clap::Error) -> Outcome {
+    let text = error.render().to_string();
+    if !error.use_stderr() {
+        error.print().map_err(output::out_failed)?;
+        return Ok(Exit::Done);
     }
+    // With colours, unless an argument would add its own.
+    if terminal::lines(&text) == text {
+        // Nothing can be done about a closed terminal.
+        drop(error.print());
+    } else {
+        terminal::say(text.trim_end());
+    }
+    Ok(Exit::Usage)
 }
 
 async fn dispatch(cli: Cli) -> Outcome {

@@ -3,10 +3,10 @@
 use clap::{Args, Subcommand};
 
 use super::{
-    CommandError, Exit, Outcome, Output, Shared,
+    Exit, Outcome, Output, Shared,
     output::{print, print_json},
 };
-use crate::broker::rabbitmq::topology;
+use crate::{broker::rabbitmq::topology, terminal::json};
 
 /// Arguments of `brigade topology`.
 #[derive(Debug, Args)]
@@ -28,25 +28,20 @@ enum TopologyCommand {
 pub(super) async fn run(shared: &Shared, args: TopologyArgs) -> Outcome {
     let settings = shared.load(Vec::new())?.settings;
     let (url, prefix) = (&settings.amqp.url, settings.amqp.prefix.as_str());
-    let worked = match args.command {
+    let differences = match args.command {
         TopologyCommand::Apply => {
-            tokio::time::timeout(shared.timeout, topology::apply(url, prefix)).await
+            shared
+                .answer("broker", topology::apply(url, prefix))
+                .await?
         }
         TopologyCommand::Check => {
-            tokio::time::timeout(shared.timeout, topology::check(url, prefix)).await
+            shared
+                .answer("broker", topology::check(url, prefix))
+                .await?
         }
         TopologyCommand::Export => {
-            print(format!("{:#}", topology::export(prefix)))?;
+            print(json(&format!("{:#}", topology::export(prefix))))?;
             return Ok(Exit::Done);
-        }
-    };
-    let differences = match worked {
-        Ok(Ok(differences)) => differences,
-        Ok(Err(error)) => return Err(CommandError::unreachable(error)),
-        Err(_) => {
-            return Err(CommandError::unreachable(
-                "the broker did not answer in time",
-            ));
         }
     };
     match shared.output {

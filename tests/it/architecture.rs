@@ -10,7 +10,8 @@ use std::{
 fn allowed(module: &str) -> Option<&'static [&'static str]> {
     Some(match module {
         "job" => &["job"],
-        "crash" => &["crash"],
+        "terminal" => &["terminal"],
+        "crash" => &["crash", "terminal"],
         "resilience" => &["resilience"],
         "metrics" => &["metrics", "job", "resilience"],
         "config" => &["config", "job"],
@@ -26,7 +27,8 @@ fn allowed(module: &str) -> Option<&'static [&'static str]> {
             "resilience",
             "metrics",
         ],
-        "drain" | "telemetry" => &["config"],
+        "drain" => &["config"],
+        "telemetry" => &["config", "terminal"],
         "http" => &[
             "http",
             "worker",

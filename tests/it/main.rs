@@ -20,6 +20,7 @@ mod cleanup;
 mod cleanup_batches;
 mod cleanup_prefix;
 mod cli;
+mod cli_edges;
 mod copies;
 #[cfg(feature = "failpoints")]
 mod crash;

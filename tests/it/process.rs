@@ -106,6 +106,18 @@ impl WorkerProcess {
     }
 }
 
+/// The exit status of a process that ends within `patience`; a slower one still runs.
+pub(crate) fn ended_within(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+    let began = std::time::Instant::now();
+    loop {
+        let ended = child.try_wait().unwrap();
+        if ended.is_some() || began.elapsed() > patience {
+            return ended;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 fn command(settings: &[(String, String)], keys: (&str, &str)) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_brigade"));
     command.env_clear().arg("worker");

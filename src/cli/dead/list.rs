@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use comfy_table::{Table, presets};
 use serde_json::{Map, Value, json};
 
 use super::{Selection, connect};
@@ -10,7 +9,7 @@ use crate::{
     broker::rabbitmq::DeadLetter,
     cli::{
         CommandError, Exit, Outcome, Output, Shared,
-        output::{print, print_json},
+        output::{Rows, print, print_json},
     },
     config::Settings,
     job::{HeaderValue, Lane, Message, message::header, wire},
@@ -79,24 +78,18 @@ pub(super) async fn list(shared: &Shared, settings: &Settings, selection: &Selec
 }
 
 fn print_text(groups: &Groups, letters: &[Value]) -> Result<(), CommandError> {
-    let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_header(["lane", "reason", "code", "letters"]);
+    let mut rows = Rows::headed(["lane", "reason", "code", "letters"]);
     for ((lane, reason, code), count) in groups {
         let code = code.as_deref().unwrap_or_default();
-        table.add_row([lane.as_str(), reason, code, &count.to_string()]);
+        rows.add([lane.as_str(), reason, code, &count.to_string()]);
     }
-    print(table)?;
-    let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_header(["dead at", "id", "lane", "code", "error"]);
+    print(rows)?;
+    let mut rows = Rows::headed(["dead at", "id", "lane", "code", "error"]);
     for letter in letters {
         let text = |name: &str| letter[name].as_str().unwrap_or_default().to_owned();
-        table.add_row(["dead-at", "id", "lane", "error-code", "error"].map(text));
+        rows.add(["dead-at", "id", "lane", "error-code", "error"].map(text));
     }
-    print(format!("\n{table}"))?;
+    print(format!("\n{rows}"))?;
     let total: u64 = groups.values().sum();
     let more = total.saturating_sub(letters.len() as u64);
     if more > 0 {
@@ -152,16 +145,11 @@ pub(super) async fn show(shared: &Shared, settings: &Settings, id: &str) -> Outc
     match shared.output {
         Output::Json => print_json(&found)?,
         Output::Text => {
-            let mut table = Table::new();
-            table.load_style(presets::NOTHING);
+            let mut rows = Rows::new();
             for (name, value) in found.as_object().into_iter().flatten() {
-                match value {
-                    Value::Null => {}
-                    Value::String(text) => drop(table.add_row([name, text])),
-                    other => drop(table.add_row([name, &other.to_string()])),
-                }
+                rows.add_value(name, value);
             }
-            print(table)?;
+            print(rows)?;
         }
     }
     Ok(Exit::Done)

@@ -24,6 +24,7 @@ use crate::{
     },
     config::Settings,
     job::{Timestamp, message::header},
+    terminal::escaped,
 };
 
 /// A wait after which what the walk holds may have gone back.
@@ -41,7 +42,7 @@ pub(super) struct ReplayArgs {
     #[arg(long)]
     dry_run: bool,
     /// At most this many letters a second
-    #[arg(long, value_name = "N", value_parser = parse_rate)]
+    #[arg(long, value_name = "N", value_parser = parse_rate, conflicts_with = "dry_run")]
     rate: Option<f64>,
 }
 
@@ -267,10 +268,10 @@ impl Sweep {
         }
         for (id, error) in &self.failed {
             let id = id.as_deref().unwrap_or("a letter without an id");
-            say(format!("{id} stays dead: {error}"));
+            say(format!("{} stays dead: {}", escaped(id), escaped(error)));
         }
         for id in missing {
-            say(format!("no dead letter {id}"));
+            say(format!("no dead letter {}", escaped(id)));
         }
         match dry_run {
             true => print(format!("{} letters would be {done}", self.matched)),

@@ -14,6 +14,7 @@ use super::{
     Exit, Outcome, Output, Shared,
     output::{print, print_json},
 };
+use crate::terminal::escaped;
 
 /// Arguments of `brigade doctor`.
 #[derive(Debug, Args)]
@@ -104,9 +105,13 @@ pub(super) async fn run(shared: &Shared, args: DoctorArgs) -> Outcome {
         Output::Text => {
             for finding in &findings {
                 let (verdict, check) = (finding.verdict.as_str(), &finding.check);
-                print(format!("{verdict:<5} {check}: {}", finding.message))?;
+                print(format!(
+                    "{verdict:<5} {}: {}",
+                    escaped(check),
+                    escaped(&finding.message)
+                ))?;
                 if let Some(cure) = &finding.cure {
-                    print(format!("      -> {cure}"))?;
+                    print(format!("      -> {}", escaped(cure)))?;
                 }
             }
         }

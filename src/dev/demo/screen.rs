@@ -3,20 +3,40 @@
 //! On a terminal the live line is redrawn in place; elsewhere it is printed when it says something new,
 //! at most once a second.
 
-use std::{io::IsTerminal, time::Duration};
+use std::{
+    io::{self, IsTerminal},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
+use crate::terminal;
+
 /// The live line off a terminal is printed at most so often.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// The demo's output, on standard output.
+/// The demo's output, on standard output. The tour goes on when it can't be written, so that it cleans up after itself.
 #[derive(Debug)]
 pub(super) struct Screen {
     terminal: bool,
     act: u32,
+    out: Out,
+}
+
+/// Where lines go. After a first failure nothing is written any more.
+#[derive(Debug, Clone, Default)]
+struct Out(Arc<Mutex<Option<io::Error>>>);
+
+impl Out {
+    fn print(&self, text: impl std::fmt::Display) {
+        let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if failed.is_none() {
+            *failed = terminal::print(text).err();
+        }
+    }
 }
 
 impl Screen {
@@ -24,18 +44,28 @@ impl Screen {
         Self {
             terminal: std::io::stdout().is_terminal(),
             act: 0,
+            out: Out::default(),
+        }
+    }
+
+    /// Why not everything could be shown, but for a viewer who left.
+    pub(super) fn ended(&self) -> io::Result<()> {
+        let mut failed = self.out.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match failed.take() {
+            Some(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+            _ => Ok(()),
         }
     }
 
     /// A line of text.
     pub(super) fn say(&self, text: impl std::fmt::Display) {
-        println!("{text}");
+        self.out.print(text);
     }
 
     /// Opens the next act; its live line counts to `total`.
     pub(super) fn act(&mut self, headline: &str, total: usize) -> Act {
         self.act += 1;
-        println!("\n{}. {headline}", self.act);
+        self.out.print(format_args!("\n{}. {headline}", self.act));
         let bar = ProgressBar::new(total as u64);
         if self.terminal {
             bar.set_draw_target(ProgressDrawTarget::stdout());
@@ -50,6 +80,7 @@ impl Screen {
             began: Instant::now(),
             printed: None,
             last: String::new(),
+            out: self.out.clone(),
         }
     }
 }
@@ -62,13 +93,14 @@ pub(super) struct Act {
     began: Instant,
     printed: Option<Instant>,
     last: String,
+    out: Out,
 }
 
 impl Act {
     /// Redraws the live line.
     pub(super) fn update(&mut self, done: usize, text: &str) {
         self.bar.set_position(done as u64);
-        self.bar.set_message(text.to_owned());
+        self.bar.set_message(terminal::escaped(text).into_owned());
         let now = Instant::now();
         let due = self
             .printed
@@ -77,7 +109,7 @@ impl Act {
             let total = self.bar.length().unwrap_or(0);
             let line = format!("   {done}/{total}  {text}");
             if line != self.last {
-                println!("{line}");
+                self.out.print(&line);
                 self.last = line;
                 self.printed = Some(now);
             }
@@ -89,16 +121,16 @@ impl Act {
         let at = self.began.elapsed().as_secs_f64();
         let line = format!("   {at:5.1} s  {text}");
         if self.terminal {
-            self.bar.println(line);
+            self.bar.println(terminal::escaped(&line));
         } else {
-            println!("{line}");
+            self.out.print(line);
         }
     }
 
     /// Ends the act; how long it took.
     pub(super) fn close(self, text: &str) -> Duration {
         self.bar.finish_and_clear();
-        println!("   {text}");
+        self.out.print(format_args!("   {text}"));
         self.began.elapsed()
     }
 }

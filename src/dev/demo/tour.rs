@@ -119,6 +119,7 @@ pub(super) async fn run(settings: &Settings, args: DemoArgs) -> anyhow::Result<V
         .await
         .context("the demo's queues can't be removed")?;
     tour.s3.stop().await;
+    tour.screen.ended().context("standard output")?;
     Ok(verdict)
 }
 
