@@ -4,6 +4,7 @@
 mod circuits;
 pub mod client;
 mod readiness;
+mod server;
 mod status;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -12,6 +13,7 @@ use axum::{
     Json, Router,
     extract::State,
     http::{StatusCode, header},
+    middleware,
     response::{Html, IntoResponse, Response},
     routing::{get, post},
 };
@@ -35,15 +37,7 @@ impl HttpServer {
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
         let mut task = JoinSet::new();
-        let stopped = stop.clone().cancelled_owned();
-        task.spawn(async move {
-            let served = axum::serve(listener, router(view))
-                .with_graceful_shutdown(stopped)
-                .await;
-            if let Err(error) = served {
-                tracing::error!(%error, "the HTTP server ended");
-            }
-        });
+        task.spawn(server::serve(listener, router(view), stop.clone()));
         Ok(Self {
             address,
             stop,
@@ -64,13 +58,17 @@ impl HttpServer {
 }
 
 fn router(view: Arc<WorkerView>) -> Router {
+    let token = middleware::from_fn_with_state(Arc::clone(&view), circuits::demand_token);
     Router::new()
         .route("/", get(page))
         .route("/metrics", get(metrics))
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
         .route("/api/status", get(api_status))
-        .route("/api/circuits/{name}", post(circuits::set_mode))
+        .route(
+            "/api/circuits/{name}",
+            post(circuits::set_mode).layer(token),
+        )
         .with_state(view)
 }
 

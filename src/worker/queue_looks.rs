@@ -31,7 +31,7 @@ pub struct QueueLooks {
 
 #[derive(Debug, Default)]
 struct Look {
-    /// When it was begun.
+    /// When it was begun, or has ended.
     at: Option<Instant>,
     counts: BTreeMap<Lane, QueueCounts>,
 }
@@ -54,6 +54,8 @@ impl QueueLooks {
             last.at = Some(now);
             let looks = self.lanes.iter().map(|lane| self.look(*lane));
             last.counts = join_all(looks).await.into_iter().collect();
+            // After it too: those who waited while the broker took its time share what was seen.
+            last.at = Some(Instant::now());
         }
         last.counts.clone()
     }

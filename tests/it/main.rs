@@ -28,6 +28,7 @@ mod dead;
 mod deploy;
 mod fleet;
 mod http;
+mod http_edges;
 mod logs;
 mod messages;
 mod once;
