@@ -29,6 +29,7 @@ mod deploy;
 mod fleet;
 mod http;
 mod http_edges;
+mod image;
 mod logs;
 mod messages;
 mod once;
