@@ -4,7 +4,7 @@
 #
 #   secrets.sh DIR      make in DIR what is missing there; run it again and nothing changes
 #
-# What is in DIR, each file read by one service:
+# What is in DIR, all of it for this script alone:
 #
 #   amqp.url                       worker, producer, tools: AMQP_URL_FILE
 #   ledger-{sqlite,postgres}.url   worker: DATABASE_URL_FILE
@@ -14,6 +14,8 @@
 #   postgres.password              PostgreSQL
 #   grafana.password               Grafana, user admin
 #   rabbitmq/*.json                RabbitMQ, as definitions; rabbitmq.password is that of its user admin
+#   for/SERVICE/                   copies of what that service reads; a volume of its own is mounted there, and in the
+#                                  service, which sees no other's
 #
 # TOPOLOGY names the definitions of exchanges and queues (default: /deploy/rabbitmq/topology.json).
 set -eu
@@ -23,10 +25,35 @@ dir=${1:?usage: secrets.sh DIR}
 topology=${TOPOLOGY:-/deploy/rabbitmq/topology.json}
 mkdir -p "$dir/rabbitmq"
 
+put() { # FILE: standard input becomes its content, whole or not at all
+  cat >"$dir/$1.new"
+  mv "$dir/$1.new" "$dir/$1"
+}
+
+give() { # SERVICE FILE…: copies for that service
+  service=$1
+  shift
+  for file; do
+    mkdir -p "$(dirname "$dir/for/$service/$file")"
+    put "for/$service/$file" <"$dir/$file"
+  done
+}
+
+give_all() {
+  give rabbitmq rabbitmq/10-users.json rabbitmq/20-topology.json
+  give s3 s3.env
+  give worker amqp.url ledger-sqlite.url ledger-postgres.url s3.credentials admin.token
+  give producer amqp.url
+  give postgres postgres.password
+  give grafana grafana.password
+}
+
 # Exchanges and queues follow the version of the project; passwords stay.
-cp "$topology" "$dir/rabbitmq/20-topology.json.new"
-mv "$dir/rabbitmq/20-topology.json.new" "$dir/rabbitmq/20-topology.json"
-[ ! -e "$dir/complete" ] || exit 0
+put rabbitmq/20-topology.json <"$topology"
+if [ -e "$dir/complete" ]; then
+  give_all
+  exit 0
+fi
 
 random() { # N: so many random bytes as hexadecimal digits
   od -An -v -N"$1" -tx1 /dev/urandom | tr -d ' \n'
@@ -47,11 +74,6 @@ rabbitmq_hash() { # PASSWORD
   salt=$(random 4)
   digest=$({ bytes "$salt" && printf '%s' "$1"; } | sha256sum | cut -d ' ' -f 1)
   bytes "$salt$digest" | base64 | tr -d '\n'
-}
-
-put() { # FILE: standard input becomes its content, whole or not at all
-  cat >"$dir/$1.new"
-  mv "$dir/$1.new" "$dir/$1"
 }
 
 amqp=$(random 24) admin=$(random 24) postgres=$(random 24)
@@ -84,3 +106,4 @@ aws_secret_access_key = $secret
 INI
 printf 'export AWS_ACCESS_KEY_ID=%s AWS_SECRET_ACCESS_KEY=%s\n' "$key" "$secret" | put s3.env
 : | put complete
+give_all

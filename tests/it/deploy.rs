@@ -214,26 +214,179 @@ fn passwords_are_made_once_and_rabbitmq_knows_them_by_their_hash() {
     assert_eq!(digest, expected.as_slice());
 }
 
+/// What each service reads of the secrets, beneath `/run/brigade` there.
+const SECRETS: [(&str, &[&str]); 6] = [
+    ("grafana", &["grafana.password"]),
+    ("postgres", &["postgres.password"]),
+    ("producer", &["amqp.url"]),
+    (
+        "rabbitmq",
+        &["rabbitmq/10-users.json", "rabbitmq/20-topology.json"],
+    ),
+    ("s3", &["s3.env"]),
+    (
+        "worker",
+        &[
+            "admin.token",
+            "amqp.url",
+            "ledger-postgres.url",
+            "ledger-sqlite.url",
+            "s3.credentials",
+        ],
+    ),
+];
+
+/// The services of the compose file by name, each with the lines of its block.
+fn services() -> BTreeMap<String, Vec<String>> {
+    let compose = compose();
+    let services = compose.split("\nservices:\n").nth(1).unwrap();
+    let services = services
+        .lines()
+        .take_while(|line| line.is_empty() || line.starts_with(' '));
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut name = String::new();
+    for line in services {
+        match line
+            .strip_prefix("  ")
+            .and_then(|line| line.strip_suffix(':'))
+        {
+            Some(service) if !service.starts_with(' ') => service.clone_into(&mut name),
+            _ => found
+                .entry(name.clone())
+                .or_default()
+                .push(line.trim().to_owned()),
+        }
+    }
+    found
+}
+
+/// The volumes and folders that a service mounts, as `NAME:PLACE…`.
+fn mounts(service: &[String]) -> Vec<&str> {
+    let is_mount = |line: &&str| line.contains(":/");
+    let lines = service.iter().filter_map(|line| line.strip_prefix("- "));
+    lines
+        .filter(is_mount)
+        .filter(|line| !line.contains('"'))
+        .collect()
+}
+
 #[test]
-fn what_the_dockerfile_copies_reaches_the_build() {
-    let ignore = read(".dockerignore");
-    let let_through: BTreeSet<&str> = ignore
-        .lines()
-        .filter_map(|line| line.strip_prefix('!'))
+fn each_service_sees_its_own_secrets_and_no_other() {
+    let services = services();
+    assert!(
+        services.len() >= 8,
+        "the test reads too little: {services:?}"
+    );
+    let maker = mounts(&services["secrets"]);
+    assert!(maker.contains(&"secrets:/run/brigade"), "{maker:?}");
+    for (name, lines) in services.iter().filter(|(name, _)| *name != "secrets") {
+        let own = SECRETS.iter().find(|(service, _)| service == name);
+        let mounted: Vec<&str> = mounts(lines);
+        let secret: Vec<&&str> = mounted
+            .iter()
+            .filter(|it| it.starts_with("secrets"))
+            .collect();
+        let Some((_, files)) = own else {
+            assert!(secret.is_empty(), "{name} needs no secrets: {secret:?}");
+            continue;
+        };
+        assert_eq!(
+            secret,
+            [&format!("secrets-{name}:/run/brigade:ro")],
+            "{name}"
+        );
+        let filled = format!("secrets-{name}:/run/brigade/for/{name}");
+        assert!(
+            maker.contains(&filled.as_str()),
+            "{filled} is missing: {maker:?}"
+        );
+        for (at, _) in lines.join(" ").match_indices("/run/brigade/") {
+            let rest = &lines.join(" ")[at + "/run/brigade/".len()..];
+            let file = rest.split([' ', ';', '"', ':']).next().unwrap();
+            let file = file.replace("${LEDGER", "sqlite.url");
+            assert!(
+                files
+                    .iter()
+                    .any(|it| it.starts_with(file.trim_end_matches("sqlite.url"))),
+                "{name} reads {file}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_secret_is_copied_for_those_who_read_it_and_again_for_a_volume_that_is_new() {
+    let directory = tempfile::tempdir().unwrap();
+    let copies = directory.path().join("for");
+    let make = || {
+        let made = Command::new("sh")
+            .arg(root().join("deploy/compose/secrets.sh"))
+            .arg(directory.path())
+            .env("TOPOLOGY", root().join("deploy/rabbitmq/topology.json"))
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        let mut found = BTreeMap::new();
+        let mut folders = vec![copies.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    let name = path
+                        .strip_prefix(&copies)
+                        .unwrap()
+                        .to_str()
+                        .unwrap()
+                        .to_owned();
+                    found.insert(name, std::fs::read(path).unwrap());
+                }
+            }
+        }
+        found
+    };
+    let first = make();
+    let expected: BTreeSet<String> = SECRETS
+        .iter()
+        .flat_map(|(service, files)| files.iter().map(move |file| format!("{service}/{file}")))
         .collect();
-    let dockerfile = read("Dockerfile");
-    let copies = dockerfile
-        .lines()
-        .filter_map(|line| line.strip_prefix("COPY "))
-        .filter(|line| !line.starts_with("--from"));
-    let mut copied = BTreeSet::new();
-    for copy in copies {
-        let mut words: Vec<&str> = copy.split_whitespace().collect();
-        words.pop();
-        copied.extend(words);
+    assert_eq!(first.keys().cloned().collect::<BTreeSet<_>>(), expected);
+    for (name, copy) in &first {
+        let (_, file) = name.split_once('/').unwrap();
+        assert_eq!(
+            copy,
+            &std::fs::read(directory.path().join(file)).unwrap(),
+            "{name}"
+        );
     }
-    assert_eq!(copied, let_through);
-    for path in copied {
-        assert!(root().join(path).exists(), "{path} is not there");
+    // Passwords that an earlier version made stay, and reach the new volumes.
+    std::fs::remove_dir_all(&copies).unwrap();
+    assert_eq!(make(), first);
+}
+
+#[test]
+fn only_the_worker_shares_a_network_with_the_store() {
+    for (name, lines) in services() {
+        let networks = lines
+            .iter()
+            .find_map(|line| line.strip_prefix("networks: "));
+        let expected = match name.as_str() {
+            "s3" => Some("[storage]"),
+            "worker" => Some("[default, storage]"),
+            _ => None,
+        };
+        assert_eq!(networks, expected, "{name}");
     }
+    // `scripts/compose-store`, part of `make test`, tries what that script opens.
+    let store = services().remove("s3").unwrap();
+    assert!(
+        mounts(&store).contains(&"./deploy/compose/s3.sh:/s3.sh:ro"),
+        "{store:?}"
+    );
+    assert!(
+        store.contains(&r#"entrypoint: ["/bin/sh", "/s3.sh"]"#.to_owned()),
+        "{store:?}"
+    );
+    assert!(read("deploy/compose/s3.sh").contains(" -ip.bind=127.0.0.1 "));
 }
