@@ -23,7 +23,7 @@ use secrecy::SecretString;
 /// One run; its queues go with it.
 pub(crate) struct Rig {
     pub(crate) s3: S3Server,
-    amqp: SecretString,
+    amqp: [SecretString; 1],
     prefix: String,
     producer: Producer,
     directory: tempfile::TempDir,
@@ -67,7 +67,7 @@ impl Rig {
         s3.journal().keep_counts_only();
         s3.create_bucket("bench");
         let prefix = format!("bench-{:08x}", fastrand::u32(..));
-        let amqp: SecretString = url.to_owned().into();
+        let amqp: [SecretString; 1] = [url.to_owned().into()];
         topology::apply(&amqp, &prefix).await?;
         let producer = Producer::connect(&amqp, &prefix, Duration::from_secs(10)).await?;
         Ok(Self {
@@ -105,7 +105,10 @@ impl Rig {
         let (access_key, secret_key) = self.s3.keys();
         let child = Command::new(env!("CARGO_BIN_EXE_brigade"))
             .arg("worker")
-            .env("AMQP_URL", secrecy::ExposeSecret::expose_secret(&self.amqp))
+            .env(
+                "AMQP_URL",
+                secrecy::ExposeSecret::expose_secret(&self.amqp[0]),
+            )
             .env("DATABASE_URL", &ledger_url)
             .env("BRIGADE_AMQP__PREFIX", &self.prefix)
             .env("BRIGADE_S3__ENDPOINT", self.s3.endpoint())

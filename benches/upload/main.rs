@@ -234,7 +234,7 @@ struct Broker {
 impl Broker {
     async fn new(url: &str) -> Self {
         let prefix = format!("bench-{:08x}", fastrand::u32(..));
-        let amqp = url.to_owned().into();
+        let amqp = [url.to_owned().into()];
         topology::apply(&amqp, &prefix).await.unwrap();
         let producer = Producer::connect(&amqp, &prefix, Duration::from_secs(10)).await;
         Self {

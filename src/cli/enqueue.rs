@@ -404,7 +404,7 @@ pub(super) async fn connect(
 ) -> Result<Producer, CommandError> {
     Producer::connect(&settings.amqp.url, &settings.amqp.prefix, shared.timeout)
         .await
-        .map_err(CommandError::unreachable)
+        .map_err(|why| CommandError::unreachable(why).at(&settings.amqp.url_named))
 }
 
 /// No queue to take it: exit 1; no broker: 69.

@@ -116,7 +116,8 @@ pub(super) async fn run(shared: &Shared, args: JobsArgs) -> Outcome {
     let settings = shared.load(Vec::new())?.settings;
     let url = settings.ledger.url.expose_secret();
     let opening = ledger::open_existing(url, new_owner(), settings.ledger.lease);
-    let ledger = shared.answer("ledger", opening).await?;
+    let ledger = shared.answer("ledger", opening).await;
+    let ledger = ledger.map_err(|error| error.at(&settings.ledger.url_named))?;
     match args.command {
         JobsCommand::List(list) => self::list(shared, &*ledger, list).await,
         JobsCommand::Show { id } => show(shared, &*ledger, &id).await,

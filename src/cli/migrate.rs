@@ -4,7 +4,7 @@ use clap::Args;
 use secrecy::ExposeSecret;
 
 use super::{
-    Exit, Outcome, Output, Shared,
+    CommandError, Exit, Outcome, Output, Shared,
     output::{print, print_json},
 };
 use crate::ledger;
@@ -20,9 +20,12 @@ pub(super) struct MigrateArgs {
 pub(super) async fn run(shared: &Shared, args: MigrateArgs) -> Outcome {
     let settings = shared.load(Vec::new())?.settings;
     let url = settings.ledger.url.expose_secret();
-    let pending = shared.answer("ledger", ledger::pending(url)).await?;
+    let at = |error: CommandError| error.at(&settings.ledger.url_named);
+    let pending = shared.answer("ledger", ledger::pending(url)).await;
+    let pending = pending.map_err(at)?;
     if !args.check && !pending.is_empty() {
-        shared.answer("ledger", ledger::migrate(url)).await?;
+        let migrated = shared.answer("ledger", ledger::migrate(url)).await;
+        migrated.map_err(at)?;
     }
     match shared.output {
         Output::Json if args.check => print_json(&serde_json::json!({"pending": pending}))?,

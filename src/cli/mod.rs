@@ -139,6 +139,14 @@ impl CommandError {
         }
         self.exit
     }
+
+    /// Adds which setting gave the service's address, and where it came from.
+    fn at(self, setting: &str) -> Self {
+        Self {
+            error: anyhow::anyhow!("{:#} ({setting})", self.error),
+            ..self
+        }
+    }
 }
 
 impl From<anyhow::Error> for CommandError {

@@ -29,21 +29,14 @@ pub(super) async fn run(shared: &Shared, args: TopologyArgs) -> Outcome {
     let settings = shared.load(Vec::new())?.settings;
     let (url, prefix) = (&settings.amqp.url, settings.amqp.prefix.as_str());
     let differences = match args.command {
-        TopologyCommand::Apply => {
-            shared
-                .answer("broker", topology::apply(url, prefix))
-                .await?
-        }
-        TopologyCommand::Check => {
-            shared
-                .answer("broker", topology::check(url, prefix))
-                .await?
-        }
+        TopologyCommand::Apply => shared.answer("broker", topology::apply(url, prefix)).await,
+        TopologyCommand::Check => shared.answer("broker", topology::check(url, prefix)).await,
         TopologyCommand::Export => {
             print(json(&format!("{:#}", topology::export(prefix))))?;
             return Ok(Exit::Done);
         }
     };
+    let differences = differences.map_err(|error| error.at(&settings.amqp.url_named))?;
     match shared.output {
         Output::Json => print_json(&serde_json::json!({"differences": differences}))?,
         Output::Text if differences.is_empty() => {

@@ -85,6 +85,15 @@ fn entries(raw: &Raw, sources: &Sources) -> Vec<Entry> {
                     None => (text.clone(), setting.origin.clone()),
                 }
             }
+            value if secrets::is_list(key) => {
+                let items = reader::items(value).unwrap_or_default();
+                let masked: Vec<String> = items.iter().map(|it| secrets::masked(key, it)).collect();
+                return Entry {
+                    key: key.to_owned(),
+                    value: masked.join(","),
+                    origin: setting.origin.clone(),
+                };
+            }
             RawValue::One(text) => (text.clone(), setting.origin.clone()),
             RawValue::Many(items) => (items.join(","), setting.origin.clone()),
         };

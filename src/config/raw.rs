@@ -23,8 +23,8 @@ use super::{
 pub(super) const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 /// Origins that are no file and no variable.
-const FROM_DEFAULTS: &str = "default";
-const FROM_FLAGS: &str = "command line";
+pub(super) const FROM_DEFAULTS: &str = "default";
+pub(super) const FROM_FLAGS: &str = "command line";
 
 /// A value as it was written; numbers and switches are kept as their text.
 #[derive(Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use super::{
     error::Problems,
-    raw::{Raw, RawSetting, RawValue},
+    raw::{FROM_DEFAULTS, FROM_FLAGS, Raw, RawSetting, RawValue},
     rules::Ruling,
     secrets::{is_secret, masked_url},
 };
@@ -72,6 +72,42 @@ impl<'r> Reader<'r> {
         good
     }
 
+    /// A list of at least one secret: one that is wrong is named by its place, and none is shown.
+    pub(super) fn secrets<T>(&mut self, key: &str, rule: impl Fn(&str) -> Ruling<T>) -> Vec<T> {
+        let Some(RawSetting { value, origin }) = self.find(key) else {
+            return Vec::new();
+        };
+        // A text that is no list is looked at as one item, for the sake of the rule's words.
+        let items = items(value).unwrap_or_else(|| vec![String::new()]);
+        let count = items.len().max(1);
+        let mut good = Vec::with_capacity(count);
+        for at in 0..count {
+            match rule(items.get(at).map_or("", String::as_str)) {
+                Ok(value) => good.push(value),
+                Err(expected) => self.problems.push(match count {
+                    1 => format!("{key} must be {expected}; the value is not shown (from {origin})"),
+                    _ => format!(
+                        "{key} must be {expected}, but number {} of {count} is not; the value is not shown \
+                         (from {origin})",
+                        at + 1
+                    ),
+                }),
+            }
+        }
+        good
+    }
+
+    /// The setting's name and where its value came from, for messages of its service. `variable` is its familiar one.
+    pub(super) fn named(&self, key: &str, variable: &str) -> String {
+        match self.raw.get(key).map(|setting| setting.origin.as_str()) {
+            None | Some(FROM_DEFAULTS) => {
+                format!("{variable} is not set, so {key} has its default")
+            }
+            Some(FROM_FLAGS) => format!("{key} from the command line"),
+            Some(origin) => format!("{key} from {origin}"),
+        }
+    }
+
     fn find(&mut self, key: &str) -> Option<&'r RawSetting> {
         let found = self.raw.get(key);
         if found.is_none() {
@@ -85,7 +121,7 @@ impl<'r> Reader<'r> {
 }
 
 /// The items of a list; `None` for a text that begins like a JSON array and is none of texts.
-fn items(value: &RawValue) -> Option<Vec<String>> {
+pub(super) fn items(value: &RawValue) -> Option<Vec<String>> {
     match value {
         RawValue::Many(items) => Some(items.clone()),
         RawValue::One(text) if text.trim_start().starts_with('[') => {

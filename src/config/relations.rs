@@ -2,9 +2,12 @@
 
 use std::{fmt, time::Duration};
 
+use secrecy::ExposeSecret;
+
 use super::{
     error::Problems,
     raw::{Raw, RawSetting, RawValue},
+    rules::virtual_host,
     settings::Settings,
 };
 use crate::job::Lane;
@@ -14,6 +17,21 @@ const PROBE_MARGIN: Duration = Duration::from_secs(30);
 
 /// Checks sound settings against each other; `raw` is for saying where the values came from.
 pub(super) fn check(settings: &Settings, raw: &Raw, problems: &mut Problems) {
+    // Else the lanes would consume one queue now and another one after a reconnect.
+    let mut hosts = settings
+        .amqp
+        .url
+        .iter()
+        .map(|url| virtual_host(url.expose_secret()));
+    let first = hosts.next();
+    if let Some(other) = hosts.position(|host| Some(host) != first) {
+        let named = &settings.amqp.url_named;
+        let number = other + 2;
+        problems.push(format!(
+            "amqp.url must name one virtual host, but number {number} names another than the first ({named})"
+        ));
+    }
+
     let mut demand = |holds: bool, key: &str, relation: &str, other: &str| {
         if !holds {
             let (this, that) = (Shown(raw.get(key)), Shown(raw.get(other)));

@@ -100,14 +100,40 @@ pub(super) fn amqp_url(text: &str) -> Ruling<SecretString> {
         .or_else(|| text.strip_prefix("amqps://"));
     let authority = rest.and_then(|rest| rest.split(['/', '?', '#']).next());
     let host = authority.and_then(|authority| authority.rsplit('@').next());
+    let query = text.split_once('?').map_or("", |(_, query)| query);
+    if !query.split('&').all(is_sound_option) {
+        return Err(
+            "a URL whose heartbeat is in whole seconds, and connection_timeout in milliseconds"
+                .into(),
+        );
+    }
     if host.is_some_and(is_host_and_port) && !text.contains(char::is_whitespace) {
         Ok(text.into())
     } else {
         Err(
-            "a URL like amqp://user:password@host:5672/%2f, or amqps:// for TLS, with special \
-             characters of the password percent-encoded"
+            "a URL like amqp://user:password@host:5672/%2f, or amqps:// for TLS, or several with commas \
+             between them, with special characters of the password percent-encoded (a comma is %2C)"
                 .to_owned(),
         )
+    }
+}
+
+/// The options of an AMQP URL that are read here; all others are the client's.
+fn is_sound_option(pair: &str) -> bool {
+    match pair.split_once('=') {
+        Some(("heartbeat", value)) => value.parse::<u16>().is_ok(),
+        Some(("connection_timeout", value)) => value.parse::<u64>().is_ok(),
+        _ => true,
+    }
+}
+
+/// The virtual host that a sound AMQP URL names, as far as it takes to compare two.
+pub(super) fn virtual_host(url: &str) -> String {
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    let place = rest.split(['?', '#']).next().unwrap_or_default();
+    match place.split_once('/') {
+        Some((_, path)) => path.replace("%2f", "/").replace("%2F", "/"),
+        None => "/".to_owned(),
     }
 }
 

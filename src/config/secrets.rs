@@ -13,6 +13,11 @@ pub(super) fn is_secret(key: &str) -> bool {
     SECRET_KEYS.contains(&key)
 }
 
+/// Whether a secret is a list, whose items are masked one by one.
+pub(super) fn is_list(key: &str) -> bool {
+    key == "amqp.url"
+}
+
 /// A sound value as `config show` prints it.
 pub(super) fn masked(key: &str, value: &str) -> String {
     match key {

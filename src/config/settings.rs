@@ -137,8 +137,10 @@ const UNREAD_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr
 /// Section `amqp`.
 #[derive(Debug, Clone)]
 pub struct AmqpSettings {
-    /// `amqp` or `amqps`, with a host; may hold a password.
-    pub url: SecretString,
+    /// `amqp` or `amqps`, with a host; may hold a password. At least one: the nodes of one cluster, in no order.
+    pub url: Vec<SecretString>,
+    /// Names `url` and where it came from, for messages about the connection.
+    pub url_named: String,
     /// 1 to 100 of `A-Z a-z 0-9 . _ -`.
     pub prefix: String,
     /// What to do about exchanges and queues.
@@ -154,7 +156,8 @@ pub struct AmqpSettings {
 impl AmqpSettings {
     fn read(reader: &mut Reader<'_>) -> Self {
         Self {
-            url: reader.one("amqp.url", amqp_url),
+            url: reader.secrets("amqp.url", amqp_url),
+            url_named: reader.named("amqp.url", "AMQP_URL"),
             prefix: reader.one("amqp.prefix", prefix),
             topology: reader.one("amqp.topology", one_of(&TopologyMode::NAMES)),
             consumer_timeout: reader.one("amqp.consumer_timeout", duration(SECOND..=3650 * DAY)),
@@ -240,6 +243,8 @@ impl Checksums {
 pub struct LedgerSettings {
     /// `sqlite` or `postgres`; may hold a password.
     pub url: SecretString,
+    /// Names `url` and where it came from, for messages about the ledger.
+    pub url_named: String,
     /// How long finished jobs are remembered, and unfinished ones that nobody has asked for since.
     pub retention: Duration,
     /// Whether a worker applies pending migrations.
@@ -254,6 +259,7 @@ impl LedgerSettings {
     fn read(reader: &mut Reader<'_>) -> Self {
         Self {
             url: reader.one("ledger.url", ledger_url),
+            url_named: reader.named("ledger.url", "DATABASE_URL"),
             retention: reader.one("ledger.retention", duration(SECOND..=3650 * DAY)),
             migrate: reader.one("ledger.migrate", switch),
             commit_wait: reader.one("ledger.commit_wait", duration(INSTANT..=SECOND)),

@@ -82,7 +82,7 @@ impl Playground {
              \x20 brigade jobs list\n",
             http = self.http.address(),
             s3 = self.s3.endpoint(),
-            amqp = amqp.expose_secret(),
+            amqp = joined(amqp),
             ledger = ledger.expose_secret(),
         )
     }
@@ -93,4 +93,10 @@ impl Playground {
         self.http.stop().await;
         self.s3.stop().await;
     }
+}
+
+/// As `AMQP_URL` takes several.
+pub(super) fn joined(urls: &[SecretString]) -> String {
+    let urls: Vec<&str> = urls.iter().map(ExposeSecret::expose_secret).collect();
+    urls.join(",")
 }

@@ -232,6 +232,7 @@ impl Life {
             match self.try_open_ledger().await {
                 Ok(ledger) => return ledger,
                 Err(why) => {
+                    let why = format!("{why} ({})", self.settings.ledger.url_named);
                     let down = LedgerStatus::Down(why.clone());
                     if status.send_replace(down.clone()) != down {
                         tracing::warn!(why, "the ledger can't be opened; it is tried again");

@@ -63,7 +63,8 @@ pub(super) fn upload_settings(settings: &Settings) -> UploadSettings {
 pub(super) fn rabbit_settings(settings: &Settings, lanes: &[Lane]) -> RabbitSettings {
     let amqp = &settings.amqp;
     RabbitSettings {
-        url: amqp.url.clone(),
+        urls: amqp.url.clone(),
+        setting: amqp.url_named.clone(),
         prefix: amqp.prefix.clone(),
         lanes: lanes.to_vec(),
         topology: match amqp.topology {

@@ -44,7 +44,7 @@ pub(crate) async fn declare_raw(rabbit: &Rabbit, queue: &str, arguments: FieldTa
 }
 
 pub(crate) async fn producer(url: &str, prefix: &str) -> Producer {
-    let url = url.into();
+    let url = [url.into()];
     Producer::connect(&url, prefix, Duration::from_secs(10))
         .await
         .unwrap()
@@ -206,7 +206,7 @@ async fn a_worker_waits_for_its_broker_and_consumes_again_after_a_crash() {
 async fn a_wrong_password_is_said_without_it_and_recovers_and_a_user_needs_few_rights() {
     let node = OwnNode::start("users");
     let prefix = fresh_prefix();
-    let url: SecretString = node.url.as_str().into();
+    let url: [SecretString; 1] = [node.url.as_str().into()];
     assert_eq!(topology::apply(&url, &prefix).await.unwrap(), []);
     node.ctl(&["add_user", "worker", "another"]);
     node.ctl(&["set_permissions", "worker", "^$", ".*", ".*"]);

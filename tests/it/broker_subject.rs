@@ -127,7 +127,8 @@ pub(crate) fn fresh_prefix() -> String {
 
 pub(crate) fn settings(url: &str, prefix: &str) -> RabbitSettings {
     RabbitSettings {
-        url: url.into(),
+        urls: vec![url.into()],
+        setting: "amqp.url from a test".to_owned(),
         prefix: prefix.to_owned(),
         lanes: Lane::ALL.to_vec(),
         topology: TopologyMode::Declare,

@@ -29,7 +29,7 @@ async fn exported_definitions_declare_what_apply_declares() {
     let file = node.directory.join("definitions.json");
     std::fs::write(&file, topology::export(&prefix).to_string()).unwrap();
     node.ctl(&["import_definitions", file.to_str().unwrap()]);
-    let url: SecretString = node.url.as_str().into();
+    let url: [SecretString; 1] = [node.url.as_str().into()];
     assert_eq!(topology::check(&url, &prefix).await.unwrap(), []);
     // Bindings can't be compared, so they are tried.
     let producer = producer(&node.url, &prefix).await;
@@ -55,7 +55,8 @@ async fn exported_definitions_declare_what_apply_declares() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_says_what_is_missing_and_creates_nothing() {
     let rabbit = Rabbit::shared();
-    let (url, prefix): (SecretString, _) = (rabbit.url.as_str().into(), fresh_prefix());
+    let url: [SecretString; 1] = [rabbit.url.as_str().into()];
+    let prefix = fresh_prefix();
     let missing = topology::check(&url, &prefix).await.unwrap();
     // Four exchanges; per lane its queue, dead queue and three retry queues.
     assert_eq!(missing.len(), 4 + 3 * 5);
@@ -72,7 +73,8 @@ async fn check_says_what_is_missing_and_creates_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_with_other_arguments_is_named_and_left_alone() {
     let rabbit = Rabbit::shared();
-    let (url, prefix): (SecretString, _) = (rabbit.url.as_str().into(), fresh_prefix());
+    let url: [SecretString; 1] = [rabbit.url.as_str().into()];
+    let prefix = fresh_prefix();
     let names = Names::new(prefix.as_str());
     let queue = names.retry_queue(LANE, ParkDelay::TenSeconds);
     let mut arguments = FieldTable::default();
@@ -174,7 +176,7 @@ async fn a_missing_queue_is_said_and_verify_creates_none() {
         let sent = broker.publish(&Target::Jobs(LANE), &message("1")).await;
         assert!(matches!(sent, Err(PublishError::Returned(_))), "{sent:?}");
         if mode == TopologyMode::None {
-            let url = rabbit.url.as_str().into();
+            let url = [rabbit.url.as_str().into()];
             topology::apply(&url, &prefix).await.unwrap();
             assert!(broker.subscribe(LANE, 1).await.is_ok());
             assert_eq!(broker.status().borrow().topology, None);
@@ -192,7 +194,7 @@ async fn a_problem_that_an_operator_mended_is_noticed_without_a_restart() {
     settings.topology_recheck = Duration::from_millis(100);
     let broker = start(settings);
     connected(&*broker).await;
-    let url = rabbit.url.as_str().into();
+    let url = [rabbit.url.as_str().into()];
     assert!(broker.status().borrow().topology.is_some());
     topology::apply(&url, &prefix).await.unwrap();
     until(&broker, "nothing is wrong any more", |it| {

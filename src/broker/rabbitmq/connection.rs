@@ -1,22 +1,20 @@
-//! A connection that is rebuilt for as long as the process runs, and why it does not stand meanwhile.
-//!
-//! lapin's own recovery stays off: with it the same job runs twice in one process, silently (facts:
-//! rabbitmq.md, 10). Nothing that is said here holds the password (RESILIENCE.md, events 1 and 13).
+//! A connection that is rebuilt for as long as the process runs, and why it does not stand meanwhile: at
+//! the next address, when there are several (RESILIENCE.md, events 1, 13 and 23).
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
-use lapin::{
-    AsyncTcpStream, Connection, ConnectionProperties, Error, ErrorKind, Event,
-    protocol::{AMQPErrorKind, AMQPSoftError},
-    tcp::TLSConfig,
-    uri::{AMQPAuthority, AMQPScheme, AMQPUri},
-};
-use secrecy::{ExposeSecret, SecretString};
+use lapin::{Connection, Event};
 use tokio::{sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{status::StatusBoard, topology_keeper::TopologyKeeper};
+use super::{
+    addresses::Addresses,
+    endpoint::{Endpoint, Opened},
+    pulse,
+    status::StatusBoard,
+    topology_keeper::TopologyKeeper,
+};
 use crate::metrics::Role;
 
 /// The wait before a connection is tried again: full jitter between these.
@@ -27,159 +25,30 @@ const STABLE: Duration = Duration::from_secs(30);
 /// How often a connection is looked at. lapin has no event for a lost socket; lanes and publishes that
 /// use the connection notice at once.
 const LOOK: Duration = Duration::from_millis(250);
+/// No node is given up for less silence.
+const SILENCE_LEAST: Duration = Duration::from_secs(1);
 /// How long a goodbye may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The current connection of one role, if it stands.
 pub(super) type Slot = watch::Receiver<Option<Arc<Connection>>>;
 
-/// Where and how to connect.
-#[derive(Clone)]
-pub(super) struct Endpoint {
-    uri: AMQPUri,
-    timeout: Duration,
-}
-
-impl Endpoint {
-    /// Reads the URL; its own `heartbeat` wins over `heartbeat`.
-    pub(super) fn parse(
-        url: &SecretString,
-        timeout: Duration,
-        heartbeat: Duration,
-    ) -> Result<Self, String> {
-        let mut uri: AMQPUri = url
-            .expose_secret()
-            .parse()
-            .map_err(|error: String| format!("amqp.url is no AMQP URL: {error}"))?;
-        let seconds = u16::try_from(heartbeat.as_secs()).unwrap_or(u16::MAX);
-        uri.query.heartbeat.get_or_insert(seconds);
-        Ok(Self { uri, timeout })
-    }
-
-    /// Host and port, for people.
-    pub(super) fn address(&self) -> String {
-        format!("{}:{}", self.uri.authority.host, self.uri.authority.port)
-    }
-
-    /// One try to connect. The error is a sentence.
-    pub(super) async fn connect(&self, name: &str) -> Result<Connection, String> {
-        let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let runtime = lapin::runtime::default_runtime().map_err(|error| self.sentence(&error))?;
-        let lifeline = Arc::new(Lifeline::default());
-        let (timeout, held) = (self.timeout, Arc::clone(&lifeline));
-        let connecting = Connection::connector(
-            self.uri.clone(),
-            runtime,
-            async move |uri: AMQPUri, runtime| {
-                let connecting = async {
-                    let AMQPAuthority { host, port, .. } = &uri.authority;
-                    let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), *port))
-                        .await?
-                        .collect();
-                    let stream = AsyncTcpStream::connect(&runtime, found).await?;
-                    if let AsyncTcpStream::Plain(stream) = &stream {
-                        held.hold(stream.get_ref());
-                    }
-                    match uri.scheme {
-                        AMQPScheme::AMQP => Ok(stream),
-                        AMQPScheme::AMQPS => stream.into_tls(host, TLSConfig::default()).await,
-                    }
-                };
-                match tokio::time::timeout(timeout, connecting).await {
-                    Ok(opened) => opened.map_err(Error::from),
-                    Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
-                }
-            },
-            properties,
-        );
-        match tokio::time::timeout(self.timeout, connecting).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(self.sentence(&error)),
-            Err(_) => {
-                lifeline.cut();
-                let seconds = self.timeout.as_secs_f64();
-                Err(format!(
-                    "no answer from {} within {seconds} s",
-                    self.address()
-                ))
-            }
-        }
-    }
-
-    pub(super) fn sentence(&self, error: &Error) -> String {
-        let address = self.address();
-        match error.kind() {
-            ErrorKind::IOError(error) => match error.kind() {
-                // The kind's name reads better than the system's text, unless it says nothing.
-                std::io::ErrorKind::Other => format!("{error} at {address}"),
-                kind if error.raw_os_error().is_some() => format!("{kind} at {address}"),
-                _ => format!("{error} at {address}"),
-            },
-            ErrorKind::ProtocolError(error)
-                if *error.kind() == AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) =>
-            {
-                let user = &self.uri.authority.userinfo.username;
-                format!("{address} refuses user {user:?} or the password")
-            }
-            ErrorKind::ProtocolError(error) => format!("{} at {address}", error.get_message()),
-            _ => format!("{error} at {address}"),
-        }
-    }
-}
-
-/// A second handle on a connection's socket, to end it from outside. A handshake that is given up keeps
-/// lapin's thread and socket for as long as a hung broker keeps its end open.
-#[derive(Default)]
-struct Lifeline {
-    /// Nothing awaits under it.
-    #[cfg(unix)]
-    socket: std::sync::Mutex<Option<std::net::TcpStream>>,
-}
-
-impl Lifeline {
-    #[cfg(unix)]
-    fn hold(&self, socket: &tokio::net::TcpStream) {
-        use std::os::fd::AsFd;
-        let copy = socket
-            .as_fd()
-            .try_clone_to_owned()
-            .map(std::net::TcpStream::from);
-        *self.lock() = copy.ok();
-    }
-
-    #[cfg(not(unix))]
-    fn hold(&self, _: &tokio::net::TcpStream) {}
-
-    /// Ends the socket, if it was opened.
-    fn cut(&self) {
-        #[cfg(unix)]
-        if let Some(socket) = self.lock().take() {
-            // An error means that the other end was faster.
-            drop(socket.shutdown(std::net::Shutdown::Both));
-        }
-    }
-
-    #[cfg(unix)]
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<std::net::TcpStream>> {
-        self.socket
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
 /// Keeps the connection of one role, and says how it is.
 pub(super) struct Keeper {
     pub(super) role: Role,
-    pub(super) endpoint: Endpoint,
+    pub(super) addresses: Addresses,
+    /// Names the setting, and where it came from.
+    pub(super) setting: String,
     pub(super) slot: watch::Sender<Option<Arc<Connection>>>,
     pub(super) status: Arc<StatusBoard>,
-    /// Walked after each connect, before the connection may be used; the consuming role's.
+    /// Walked after the first connect, before the connection may be used, and beside it later; the consuming
+    /// role's.
     pub(super) topology: Option<Arc<TopologyKeeper>>,
 }
 
 impl Keeper {
     /// Connects, watches, connects again, until `stop`.
-    pub(super) async fn run(self, stop: CancellationToken) {
+    pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut failures = 0;
         let mut stood_before = false;
         let mut known = String::new();
@@ -204,7 +73,11 @@ impl Keeper {
             failures += 1;
             self.slot.send_replace(None);
             let seconds = wait.as_secs_f64().ceil();
-            let why = format!("{lost}, next try in {seconds} s");
+            let next = match self.addresses.len() {
+                1 => String::new(),
+                _ => format!(" at {}", self.addresses.current().address()),
+            };
+            let why = format!("{lost}, next try in {seconds} s{next}");
             self.status.down(self.role, &why);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
@@ -214,38 +87,103 @@ impl Keeper {
         self.close().await;
     }
 
-    /// Returns why there is no connection, or none any more.
-    async fn connect_and_watch(&self, stood_before: &mut bool) -> String {
+    /// Tries each address once, and watches the first that connects. Returns why there is no connection, or none
+    /// any more; the turn is then the next address's.
+    async fn connect_and_watch(&mut self, stood_before: &mut bool) -> String {
         let name = format!("brigade {}", self.role.as_str());
-        let connection = match self.endpoint.connect(&name).await {
-            Ok(connection) => Arc::new(connection),
-            Err(why) => return why,
-        };
-        if let Some(topology) = &self.topology
-            && let Err(error) = topology.walk(&connection).await
-        {
-            return self.endpoint.sentence(&error);
+        let mut failed = Vec::new();
+        for left in (0..self.addresses.len()).rev() {
+            let endpoint = self.addresses.current().clone();
+            let tried = self.connect(&endpoint, &name, *stood_before).await;
+            self.addresses.advance();
+            let why = match tried {
+                Ok(opened) => return self.use_connection(opened, &endpoint, stood_before).await,
+                Err(why) => why,
+            };
+            if left > 0 {
+                let next = self.addresses.current().address();
+                let role = self.role.as_str();
+                tracing::warn!(
+                    role,
+                    why,
+                    next,
+                    "an address of RabbitMQ fails, the next is tried"
+                );
+                self.status
+                    .down(self.role, &format!("{why}, now trying {next}"));
+            }
+            failed.push(why);
         }
+        format!("{} ({})", failed.join("; "), self.setting)
+    }
+
+    /// One try at one address.
+    async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        name: &str,
+        stood_before: bool,
+    ) -> Result<Opened, String> {
+        let opened = endpoint.connect(name, Duration::MAX).await?;
+        // Later a walk goes on beside: in a cluster with a node that hangs, declaring may wait for it while
+        // consuming need not.
+        if let Some(topology) = &self.topology
+            && !stood_before
+            && let Err(error) = topology.walk(&opened.connection).await
+        {
+            return Err(endpoint.sentence(&error));
+        }
+        Ok(opened)
+    }
+
+    async fn use_connection(
+        &self,
+        opened: Opened,
+        endpoint: &Endpoint,
+        stood_before: &mut bool,
+    ) -> String {
+        let Opened {
+            connection,
+            lifeline,
+        } = opened;
+        let (connection, address) = (Arc::new(connection), endpoint.address());
+        let limit = self.patience_with_silence(endpoint);
+        let silence = async {
+            match limit {
+                Some(limit) => pulse::silence(&connection, &lifeline, limit).await,
+                None => std::future::pending().await,
+            }
+        };
         self.slot.send_replace(Some(Arc::clone(&connection)));
         self.status.up(self.role, *stood_before);
-        *stood_before = true;
-        tracing::info!(
-            role = self.role.as_str(),
-            address = self.endpoint.address(),
-            "connected to RabbitMQ"
-        );
-        self.watch(&connection).await;
-        format!("the connection to {} was lost", self.endpoint.address())
+        tracing::info!(role = self.role.as_str(), address, "connected to RabbitMQ");
+        let is_fresh = !std::mem::replace(stood_before, true);
+        tokio::select! {
+            () = self.watch(&connection, is_fresh) => format!("the connection to {address} was lost"),
+            () = silence => {
+                lifeline.cut();
+                let seconds = limit.unwrap_or_default().as_secs_f64();
+                format!("{address} has answered nothing for {seconds} s")
+            }
+        }
+    }
+
+    /// How long this node may be silent: half its heartbeat where there is another to go to, so that the change takes
+    /// less than ten seconds. A single one is waited for until lapin misses its heartbeats.
+    fn patience_with_silence(&self, endpoint: &Endpoint) -> Option<Duration> {
+        let has_choice = self.addresses.len() > 1 || endpoint.has_several_hosts();
+        let heartbeat = endpoint.heartbeat();
+        (has_choice && !heartbeat.is_zero()).then(|| (heartbeat / 2).max(SILENCE_LEAST))
     }
 
     /// Ends when the connection is lost.
-    async fn watch(&self, connection: &Arc<Connection>) {
+    async fn watch(&self, connection: &Arc<Connection>, is_fresh: bool) {
         let mut events = std::pin::pin!(connection.events_listener());
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let recheck = async {
             match &self.topology {
-                Some(topology) => topology.keep(connection).await,
+                Some(topology) => topology.keep(connection, is_fresh).await,
                 None => std::future::pending().await,
             }
         };
@@ -296,11 +234,6 @@ fn full_jitter(failures: u32, chance: f64) -> Duration {
 mod tests {
     use super::*;
 
-    fn endpoint(url: &str) -> Endpoint {
-        let timeout = Duration::from_millis(200);
-        Endpoint::parse(&url.into(), timeout, Duration::from_secs(10)).unwrap()
-    }
-
     #[test]
     fn the_wait_grows_to_thirty_seconds_and_never_falls_below_half_a_second() {
         assert_eq!(full_jitter(0, 0.0), Duration::from_millis(500));
@@ -308,46 +241,5 @@ mod tests {
         assert_eq!(full_jitter(2, 1.0), Duration::from_secs(4));
         assert_eq!(full_jitter(100, 0.0), Duration::from_millis(500));
         assert_eq!(full_jitter(100, 1.0), Duration::from_secs(30));
-    }
-
-    #[test]
-    fn a_heartbeat_in_the_url_wins() {
-        assert_eq!(endpoint("amqp://h").uri.query.heartbeat, Some(10));
-        assert_eq!(
-            endpoint("amqp://h?heartbeat=3").uri.query.heartbeat,
-            Some(3)
-        );
-    }
-
-    #[tokio::test]
-    async fn a_refused_connection_is_said_without_the_password() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
-        let url = format!("amqp://user:secret@127.0.0.1:{port}/%2f");
-        let why = endpoint(&url).connect("test").await.unwrap_err();
-        assert_eq!(why, format!("connection refused at 127.0.0.1:{port}"));
-    }
-
-    #[tokio::test]
-    async fn a_broker_that_never_answers_is_given_up_and_its_socket_closed() {
-        use tokio::io::AsyncReadExt;
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let endpoint = endpoint(&format!("amqp://user:secret@{address}/%2f"));
-        let (why, accepted) = tokio::join!(endpoint.connect("test"), listener.accept());
-        assert_eq!(
-            why.unwrap_err(),
-            format!("no answer from {address} within 0.2 s")
-        );
-        let mut greeting = Vec::new();
-        // Ends only when the other side has closed its socket.
-        let mut socket = accepted.unwrap().0;
-        let read = socket.read_to_end(&mut greeting);
-        tokio::time::timeout(Duration::from_secs(5), read)
-            .await
-            .unwrap()
-            .unwrap();
-        assert!(greeting.starts_with(b"AMQP"), "{greeting:?}");
     }
 }

@@ -17,7 +17,7 @@ use lapin::{
 };
 use secrecy::SecretString;
 
-use super::{ConnectError, Producer, connection::Endpoint, message::from_delivery};
+use super::{ConnectError, Producer, addresses::Addresses, message::from_delivery};
 use crate::{
     broker::{Names, PublishError, Target},
     job::{Lane, Message, Timestamp, message::header, wire},
@@ -103,20 +103,19 @@ impl DeadLetter {
 }
 
 impl DeadQueues {
-    /// Connects, once. `timeout` holds for the connections and for each answer of the broker.
+    /// Connects, once, to addresses that take it. `timeout` holds for each connection and for each answer of the
+    /// broker.
     pub async fn connect(
-        url: &SecretString,
+        urls: &[SecretString],
         prefix: &str,
         timeout: Duration,
     ) -> Result<Self, ConnectError> {
-        let endpoint = Endpoint::parse(url, timeout, HEARTBEAT).map_err(ConnectError)?;
-        let connection = endpoint
-            .connect("brigade dead letters")
-            .await
-            .map_err(ConnectError)?;
+        let mut addresses = Addresses::parse(urls, timeout, HEARTBEAT).map_err(ConnectError)?;
+        let connecting = addresses.connect("brigade dead letters", timeout);
+        let connection = connecting.await.map_err(ConnectError)?;
         Ok(Self {
             connection,
-            producer: Producer::connect(url, prefix, timeout).await?,
+            producer: Producer::connect(urls, prefix, timeout).await?,
             names: Names::new(prefix),
             timeout,
         })

@@ -17,7 +17,7 @@ pub struct Login {
 }
 
 impl Login {
-    /// Reads the URL; the error does not show it.
+    /// Reads one URL; the error does not show it.
     pub fn parse(url: &SecretString) -> Result<Self, String> {
         let uri: AMQPUri = url
             .expose_secret()

@@ -4,14 +4,19 @@
 //! by a task of its own, which this type owns and joins. Refuses to know what a job is; a message is
 //! bytes, properties and headers here (RESILIENCE.md, events 1, 2, 13-16).
 
+mod addresses;
 mod connection;
 mod consumer;
 mod dead;
+mod endpoint;
+mod lifeline;
 mod login;
 mod message;
 mod producer;
 mod publisher;
+mod pulse;
 mod status;
+mod stranger;
 pub mod topology;
 mod topology_keeper;
 
@@ -27,7 +32,8 @@ use secrecy::SecretString;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use connection::{Endpoint, Keeper, Slot};
+use addresses::Addresses;
+use connection::{Keeper, Slot};
 pub use dead::{DeadLetter, DeadQueues, QueueLook, Walk, WalkError};
 pub use login::Login;
 pub use producer::{ConnectError, Producer, RequestError};
@@ -58,8 +64,11 @@ pub enum TopologyMode {
 /// Settings of the connection to RabbitMQ.
 #[derive(Debug, Clone)]
 pub struct RabbitSettings {
-    /// `amqp://` or `amqps://` URL with user and password.
-    pub url: SecretString,
+    /// `amqp://` or `amqps://` URLs with user and password: the nodes of one cluster, tried in turn from a
+    /// random one on.
+    pub urls: Vec<SecretString>,
+    /// Names the setting that they are, and where it came from, in messages.
+    pub setting: String,
     /// What every exchange and queue begins with.
     pub prefix: String,
     /// The lanes whose queues must be there.
@@ -97,7 +106,8 @@ impl RabbitMq {
     /// Starts to connect, and returns before anything is connected. Needs a Tokio runtime.
     pub fn start(settings: RabbitSettings, metrics: Arc<Metrics>) -> Arc<Self> {
         let RabbitSettings {
-            url,
+            urls,
+            setting,
             prefix,
             lanes,
             topology,
@@ -120,27 +130,25 @@ impl RabbitMq {
         let (publishing, publishing_slot) = watch::channel(None);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        match Endpoint::parse(&url, connect_timeout, heartbeat) {
-            Ok(endpoint) => {
-                for (role, slot, topology) in [
-                    (Role::Publish, publishing, None),
-                    (Role::Consume, consuming, Some(Arc::clone(&topology))),
-                ] {
-                    let (endpoint, status) = (endpoint.clone(), Arc::clone(&status));
+        for (role, slot, topology) in [
+            (Role::Publish, publishing, None),
+            (Role::Consume, consuming, Some(Arc::clone(&topology))),
+        ] {
+            // Each begins with an address of its own choice.
+            match Addresses::parse(&urls, connect_timeout, heartbeat) {
+                Ok(addresses) => {
                     let keeper = Keeper {
                         role,
-                        endpoint,
+                        addresses,
+                        setting: setting.clone(),
                         slot,
-                        status,
+                        status: Arc::clone(&status),
                         topology,
                     };
                     tasks.spawn(keeper.run(stop.clone()));
                 }
-            }
-            // Settings are checked before; should one slip through, it is said and nothing is tried.
-            Err(why) => {
-                status.down(Role::Consume, &why);
-                status.down(Role::Publish, &why);
+                // Settings are checked before; should one slip through, it is said and nothing is tried.
+                Err(why) => status.down(role, &format!("{why} ({setting})")),
             }
         }
         let publisher = Publisher::new(names.clone(), publishing_slot, publish_timeout);

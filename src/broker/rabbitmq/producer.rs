@@ -11,7 +11,7 @@ use lapin::{
 use secrecy::SecretString;
 use tokio::sync::watch;
 
-use super::{connection::Endpoint, message::from_delivery, publisher::Publisher};
+use super::{addresses::Addresses, message::from_delivery, publisher::Publisher};
 use crate::{
     broker::{Names, PublishError, Target},
     job::Message,
@@ -44,17 +44,16 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// Connects, once. `timeout` holds for the connection and for each publish.
+    /// Connects, once, to the first address that takes it, tried in turn from a random one on. `timeout` holds
+    /// for connecting and for each publish.
     pub async fn connect(
-        url: &SecretString,
+        urls: &[SecretString],
         prefix: &str,
         timeout: Duration,
     ) -> Result<Self, ConnectError> {
-        let endpoint = Endpoint::parse(url, timeout, HEARTBEAT).map_err(ConnectError)?;
-        let connection = endpoint
-            .connect("brigade producer")
-            .await
-            .map_err(ConnectError)?;
+        let mut addresses = Addresses::parse(urls, timeout, HEARTBEAT).map_err(ConnectError)?;
+        let connecting = addresses.connect("brigade producer", timeout);
+        let connection = connecting.await.map_err(ConnectError)?;
         let (connection, slot) = watch::channel(Some(Arc::new(connection)));
         let publisher = Publisher::new(Names::new(prefix), slot, timeout);
         Ok(Self {

@@ -16,7 +16,7 @@ use secrecy::SecretString;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::connection::Endpoint;
+use super::addresses::Addresses;
 use crate::{
     broker::Names,
     job::{Lane, outcome::ParkDelay},
@@ -44,22 +44,18 @@ pub struct Difference {
 pub struct TopologyError(String);
 
 /// Declares everything for all lanes, and returns what could not be declared.
-pub async fn apply(url: &SecretString, prefix: &str) -> Result<Vec<Difference>, TopologyError> {
-    on_own_connection(url, prefix, Walk::Declare).await
+pub async fn apply(urls: &[SecretString], prefix: &str) -> Result<Vec<Difference>, TopologyError> {
+    on_own_connection(urls, prefix, Walk::Declare).await
 }
 
 /// Compares everything for all lanes without creating anything. Bindings can't be compared over AMQP.
-pub async fn check(url: &SecretString, prefix: &str) -> Result<Vec<Difference>, TopologyError> {
-    on_own_connection(url, prefix, Walk::Compare).await
+pub async fn check(urls: &[SecretString], prefix: &str) -> Result<Vec<Difference>, TopologyError> {
+    on_own_connection(urls, prefix, Walk::Compare).await
 }
 
 /// Deletes everything of a prefix, jobs included: for a prefix made up for one demo or test, nothing else.
-pub async fn remove(url: &SecretString, prefix: &str) -> Result<(), TopologyError> {
-    let endpoint = Endpoint::parse(url, STEP_TIMEOUT, STEP_TIMEOUT).map_err(TopologyError)?;
-    let connection = endpoint
-        .connect("brigade topology")
-        .await
-        .map_err(TopologyError)?;
+pub async fn remove(urls: &[SecretString], prefix: &str) -> Result<(), TopologyError> {
+    let (connection, addresses) = connect(urls).await?;
     let removed = async {
         let channel = open_channel(&connection).await?;
         for object in table(&Names::new(prefix), &Lane::ALL).iter().rev() {
@@ -75,7 +71,7 @@ pub async fn remove(url: &SecretString, prefix: &str) -> Result<(), TopologyErro
     };
     let removed = removed.await;
     say_goodbye(&connection).await;
-    removed.map_err(|error: Error| TopologyError(endpoint.sentence(&error)))
+    removed.map_err(|error: Error| TopologyError(addresses.current().sentence(&error)))
 }
 
 /// Everything for all lanes in virtual host `/`, as RabbitMQ's definitions file has it.
@@ -400,20 +396,24 @@ fn timed_out() -> Error {
     std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }
 
+/// Connects to the first address that takes it; the one whose turn it is is that one.
+async fn connect(urls: &[SecretString]) -> Result<(Connection, Addresses), TopologyError> {
+    let timeout = STEP_TIMEOUT;
+    let mut addresses = Addresses::parse(urls, timeout, timeout).map_err(TopologyError)?;
+    let connecting = addresses.connect("brigade topology", timeout);
+    let connection = connecting.await.map_err(TopologyError)?;
+    Ok((connection, addresses))
+}
+
 async fn on_own_connection(
-    url: &SecretString,
+    urls: &[SecretString],
     prefix: &str,
     how: Walk,
 ) -> Result<Vec<Difference>, TopologyError> {
-    let timeout = Duration::from_secs(30);
-    let endpoint = Endpoint::parse(url, timeout, timeout).map_err(TopologyError)?;
-    let connection = endpoint
-        .connect("brigade topology")
-        .await
-        .map_err(TopologyError)?;
+    let (connection, addresses) = connect(urls).await?;
     let found = walk(&connection, &table(&Names::new(prefix), &Lane::ALL), how)
         .await
-        .map_err(|error| TopologyError(endpoint.sentence(&error)))?;
+        .map_err(|error| TopologyError(addresses.current().sentence(&error)))?;
     say_goodbye(&connection).await;
     Ok(found
         .into_iter()

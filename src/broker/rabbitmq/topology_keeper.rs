@@ -94,17 +94,27 @@ impl TopologyKeeper {
         Ok(())
     }
 
-    /// Walks again after each `recheck` while there is a problem, and at once after [`Self::look_again`]. Ends
-    /// when the connection failed.
-    pub(super) async fn keep(&self, connection: &Connection) {
+    /// Walks again after each `recheck` while there is a problem, and at once after [`Self::look_again`], or when
+    /// `walked` says that this connection has not seen a walk yet. Ends when the connection failed; a walk that
+    /// the broker does not answer is tried again, since consuming may go on all the same.
+    pub(super) async fn keep(&self, connection: &Connection, walked: bool) {
+        let mut is_due = !walked;
         loop {
-            let waits = !self.lock().all.is_empty();
-            tokio::select! {
-                () = tokio::time::sleep(self.recheck), if waits => {}
-                () = self.again.notified() => {}
+            if !is_due {
+                let waits = !self.lock().all.is_empty();
+                tokio::select! {
+                    () = tokio::time::sleep(self.recheck), if waits => {}
+                    () = self.again.notified() => {}
+                }
             }
-            if self.walk(connection).await.is_err() {
-                return;
+            is_due = false;
+            if let Err(error) = self.walk(connection).await {
+                if !connection.status().connected() {
+                    return;
+                }
+                tracing::warn!(%error, "exchanges and queues could not be looked at; it is tried again");
+                tokio::time::sleep(self.recheck).await;
+                is_due = true;
             }
         }
     }

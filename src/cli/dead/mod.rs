@@ -52,7 +52,7 @@ pub(super) async fn run(shared: &Shared, args: DeadArgs) -> Outcome {
 async fn connect(shared: &Shared, settings: &Settings) -> Result<DeadQueues, CommandError> {
     DeadQueues::connect(&settings.amqp.url, &settings.amqp.prefix, shared.timeout)
         .await
-        .map_err(CommandError::unreachable)
+        .map_err(|why| CommandError::unreachable(why).at(&settings.amqp.url_named))
 }
 
 impl From<WalkError> for CommandError {

@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::Finding;
 use crate::{
     broker::{
         Names,
-        rabbitmq::{DeadQueues, Login, topology},
+        rabbitmq::{ConnectError, DeadQueues, Login, Producer, topology},
     },
     config::Settings,
     http::client,
@@ -21,18 +21,21 @@ pub(super) async fn examine(
     management: Option<String>,
     timeout: Duration,
 ) -> Vec<Finding> {
-    let (url, prefix) = (&settings.amqp.url, settings.amqp.prefix.as_str());
-    let login = match Login::parse(url) {
-        Ok(login) => login,
-        Err(why) => return vec![Finding::mend("broker", why, "correct amqp.url")],
-    };
-    let queues = match DeadQueues::connect(url, prefix, timeout).await {
+    let prefix = settings.amqp.prefix.as_str();
+    let (good, mut findings) = addresses(settings, timeout).await;
+    let queues = match DeadQueues::connect(&good, prefix, timeout).await {
         Ok(queues) => queues,
         Err(why) => {
             let cure = "start RabbitMQ, or correct address, user, password and virtual host in \
                         amqp.url (AMQP_URL)";
-            return vec![Finding::mend("broker", why.to_string(), cure)];
+            let why = format!("{why} ({})", settings.amqp.url_named);
+            return vec![Finding::mend("broker", why, cure)];
         }
+    };
+    let login = match good.first().map(Login::parse) {
+        Some(Ok(login)) => login,
+        Some(Err(why)) => return vec![Finding::mend("broker", why, "correct amqp.url")],
+        None => return findings,
     };
     let management = management.or_else(|| login.management.clone());
     let management = Management {
@@ -40,7 +43,7 @@ pub(super) async fn examine(
         login,
         timeout,
     };
-    let mut findings = vec![broker(&management).await];
+    findings.push(broker(&management).await);
     findings.extend(topology(settings, timeout).await);
     for lane in Lane::ALL {
         findings.extend(queues_of(&queues, lane).await);
@@ -48,6 +51,34 @@ pub(super) async fn examine(
     findings.extend(consumer_timeout(settings, &management).await);
     queues.close().await;
     findings
+}
+
+/// The addresses to go on with: those that take a connection, or all when none does. A warning for each other one.
+async fn addresses(settings: &Settings, timeout: Duration) -> (Vec<SecretString>, Vec<Finding>) {
+    let urls = &settings.amqp.url;
+    if urls.len() == 1 {
+        return (urls.clone(), Vec::new());
+    }
+    let tries = urls.iter().map(|url| async move {
+        let one = std::slice::from_ref(url);
+        let producer = Producer::connect(one, &settings.amqp.prefix, timeout).await?;
+        producer.close().await;
+        Ok::<_, ConnectError>(url.clone())
+    });
+    let (mut good, mut findings) = (Vec::new(), Vec::new());
+    for tried in futures_util::future::join_all(tries).await {
+        match tried {
+            Ok(url) => good.push(url),
+            Err(why) => {
+                let cure = "start that node, or take its address out of amqp.url; workers go on with the others";
+                findings.push(Finding::warn("broker address", why.to_string(), cure));
+            }
+        }
+    }
+    if good.is_empty() {
+        return (urls.clone(), Vec::new());
+    }
+    (good, findings)
 }
 
 /// The management API, as far as there is one.

@@ -50,6 +50,7 @@ pub(super) async fn examine(settings: &Settings, timeout: Duration) -> Vec<Findi
     };
     let cure = "see that the database runs, that there is room on its disk, and that ledger.url \
                 (DATABASE_URL) names it";
+    let why = format!("{why} ({})", settings.ledger.url_named);
     vec![Finding::mend("ledger", why, cure)]
 }
 

@@ -1,5 +1,6 @@
 //! The promises of the settings; `Given` builds sources for them.
 
+mod brokers;
 mod layers;
 mod reference;
 mod secrets;

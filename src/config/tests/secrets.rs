@@ -20,7 +20,7 @@ fn secrets_are_read_from_files_without_the_last_line_break() {
             .env(ledger_name, &ledger)
             .env("BRIGADE_HTTP__ADMIN_TOKEN_FILE", &token);
         let settings = all.settings();
-        assert_eq!(settings.amqp.url.expose_secret(), "amqp://u:p@host");
+        assert_eq!(settings.amqp.url[0].expose_secret(), "amqp://u:p@host");
         assert_eq!(
             settings.ledger.url.expose_secret(),
             "postgres://u:p@host/db"

@@ -23,7 +23,7 @@ use crate::{
         rabbitmq::{Producer, topology},
     },
     config::Settings,
-    dev::{s3_server::S3Server, worker_process::WorkerProcess},
+    dev::{playground::joined, s3_server::S3Server, worker_process::WorkerProcess},
     job::{
         JobId, Message, Operation, State, Timestamp,
         message::header,
@@ -87,7 +87,8 @@ pub(super) async fn run(settings: &Settings, args: DemoArgs) -> anyhow::Result<V
     let url = &settings.amqp.url;
     let producer = Producer::connect(url, &prefix, Duration::from_secs(10)).await?;
     let ledger = ledger::open_existing(&ledger_url, new_owner(), settings.ledger.lease).await?;
-    screen.say(format!("   RabbitMQ   {}", masked(url.expose_secret())));
+    let shown: Vec<String> = url.iter().map(|it| masked(it.expose_secret())).collect();
+    screen.say(format!("   RabbitMQ   {}", shown.join(", ")));
     screen.say(format!(
         "   S3         {} (embedded, bucket {BUCKET})",
         s3.endpoint()
@@ -390,7 +391,7 @@ fn variables(
 ) -> Vec<(String, String)> {
     let (access_key, secret_key) = s3.keys();
     [
-        ("AMQP_URL", settings.amqp.url.expose_secret()),
+        ("AMQP_URL", joined(&settings.amqp.url).as_str()),
         ("BRIGADE_AMQP__PREFIX", prefix),
         ("DATABASE_URL", ledger),
         ("BRIGADE_S3__ENDPOINT", &s3.endpoint()),
