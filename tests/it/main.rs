@@ -10,6 +10,7 @@
 
 mod architecture;
 mod bad_jobs;
+mod broker_addresses;
 mod broker_contract;
 mod broker_publishing;
 mod broker_rabbitmq;
