@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// How much of the jobs is done when the fault comes, in percent.
-const FAULT_AT: usize = 25;
+pub(crate) const FAULT_AT: usize = 25;
 /// From the mending until the last job: parked jobs wait for 10 s, then for 60 s.
 const PATIENCE: Duration = Duration::from_secs(240);
 /// How long the lesser faults last.
@@ -170,7 +170,11 @@ async fn network_cut(mut scene: Scene) -> Shown {
     mended(scene, full_after, vec![worker]).await
 }
 
-async fn mended(scene: Scene, full_after: Option<Duration>, workers: Vec<WorkerProcess>) -> Shown {
+pub(crate) async fn mended(
+    scene: Scene,
+    full_after: Option<Duration>,
+    workers: Vec<WorkerProcess>,
+) -> Shown {
     scene.until_done(PATIENCE).await;
     Shown {
         full_after,

@@ -12,6 +12,7 @@
     reason = "a drill that meets an error fails, and says where; it uses a part of the tests' stage"
 )]
 
+mod cluster;
 mod drills;
 #[path = "../it/messages.rs"]
 mod messages;
@@ -55,13 +56,24 @@ fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
 fn main() -> ExitCode {
     let options = Options::parse();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let names = drills::NAMES.into_iter();
-    let chosen = |name: &&str| options.only.is_empty() || options.only.iter().any(|it| it == name);
+    let names = drills::NAMES.into_iter().chain(cluster::NAMES);
+    // `cluster` means all of `cluster-…`.
+    let is_meant = |it: &String, name: &str| {
+        name.strip_prefix(it.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    let chosen =
+        |name: &&str| options.only.is_empty() || options.only.iter().any(|it| is_meant(it, name));
     let mut rows = Vec::new();
     let mut broken = Vec::new();
     for name in names.filter(chosen) {
         eprintln!("drill {name}: {} jobs…", options.jobs);
-        let shown = runtime.block_on(drills::run(name, &options));
+        let shown = runtime.block_on(async {
+            match cluster::NAMES.contains(&name) {
+                true => cluster::run(name, options.jobs).await,
+                false => drills::run(name, &options).await,
+            }
+        });
         broken.extend(
             breaches(name, &shown)
                 .into_iter()
@@ -106,6 +118,13 @@ fn breaches(name: &str, shown: &Shown) -> Vec<String> {
         bound(
             in_time,
             format!("full throughput after {full:?}, not within 5 s"),
+        );
+    }
+    if cluster::NAMES.contains(&name) {
+        let (full, within) = (shown.full_after, cluster::BOUND);
+        bound(
+            full.is_some_and(|after| after <= within),
+            format!("full throughput after {full:?}, not within {within:?}"),
         );
     }
     if name == "rolling-restart" {

@@ -27,6 +27,8 @@ const FULL: f64 = 0.8;
 pub(crate) struct Scene {
     pub(crate) stage: Stage,
     pub(crate) wire: Wire,
+    /// To the other nodes of a cluster.
+    more_wires: Vec<Wire>,
     pub(crate) jobs: usize,
     http: String,
     /// Jobs that had their S3 call by each time, while no fault makes calls of no effect.
@@ -80,11 +82,49 @@ impl Scene {
         Self {
             stage,
             wire,
+            more_wires: Vec::new(),
             jobs,
             http,
             samples: Vec::new(),
             began: (Instant::now(), Timestamp::now()),
         }
+    }
+
+    /// The same over a wire to each node of a cluster.
+    pub(crate) async fn over(rabbit: Rabbit, wires: Vec<Wire>, jobs: usize) -> Self {
+        let urls: Vec<String> = wires
+            .iter()
+            .map(|wire| format!("amqp://guest:guest@{}/%2f", wire.address))
+            .collect();
+        let mut scene = Self::set(rabbit, 0).await;
+        scene.stage = scene.stage.set("amqp.url", &urls.join(","));
+        let messages = (0..jobs).map(|n| crate::stage::put(&format!("j{n}"), &format!("k{n}")));
+        scene
+            .stage
+            .publish_all(Lane::Upload, messages.collect())
+            .await;
+        let mut wires = wires.into_iter();
+        scene.wire = wires.next().unwrap();
+        scene.more_wires = wires.collect();
+        scene.jobs = jobs;
+        scene
+    }
+
+    fn wires(&self) -> impl Iterator<Item = &Wire> {
+        std::iter::once(&self.wire).chain(&self.more_wires)
+    }
+
+    /// The index of the wire that deliveries come over.
+    pub(crate) async fn busiest(&self) -> usize {
+        let deliveries = || -> Vec<u64> { self.wires().map(Wire::deliveries).collect() };
+        let before = deliveries();
+        sleep(Duration::from_millis(500)).await;
+        let more: Vec<u64> = deliveries()
+            .iter()
+            .zip(&before)
+            .map(|(now, then)| now - then)
+            .collect();
+        (0..more.len()).max_by_key(|at| more[*at]).unwrap()
     }
 
     pub(crate) fn puts(&self) -> u64 {
@@ -188,7 +228,8 @@ impl Scene {
             dead: totals.dead,
             twice,
             repeated,
-            deliveries_per_job: self.wire.deliveries() as f64 / self.jobs as f64,
+            deliveries_per_job: self.wires().map(Wire::deliveries).sum::<u64>() as f64
+                / self.jobs as f64,
             ..Shown::default()
         }
     }

@@ -145,7 +145,10 @@ async fn what_is_wrong_with_a_url_is_said_with_the_setting_and_where_it_came_fro
     let empty = format!("{}/", real.trim_end_matches("/%2f"));
     let other = format!("{}/nowhere", real.trim_end_matches("/%2f"));
     for (url, said) in [
-        (empty.as_str(), "has no virtual host \"\": a URL that ends in `/` names the empty one"),
+        (
+            empty.as_str(),
+            "has no virtual host \"\": a URL that ends in `/` names the empty one",
+        ),
         (other.as_str(), "refuses virtual host \"nowhere\""),
         (&at(&nobody()), "connection refused at "),
     ] {
