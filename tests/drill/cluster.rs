@@ -1,6 +1,6 @@
 //! Three nodes, three replicas a queue: one is killed or hangs, and the worker goes on with the others.
 //!
-//! Each S3 call takes 150 ms, so that the lane's 64 slots are what limits throughput, with two nodes as with
+//! Each S3 call takes 250 ms, so that the lane's 64 slots are what limits throughput, with two nodes as with
 //! three.
 
 use std::{
@@ -26,7 +26,7 @@ pub(crate) const NAMES: [&str; 3] = ["cluster-kill-node", "cluster-kill-leader",
 /// Full throughput comes back within this, from the fault on.
 pub(crate) const BOUND: Duration = Duration::from_secs(10);
 
-const CALL: Duration = Duration::from_millis(150);
+const CALL: Duration = Duration::from_millis(250);
 /// How long a node is away, at least: the others must see it go before it is back.
 const AWAY: Duration = Duration::from_secs(15);
 
@@ -41,35 +41,37 @@ pub(crate) async fn run(name: &str, jobs: usize) -> Shown {
     rabbit.url.clone_from(&cluster.nodes[0].url);
     let mut scene = Scene::over(rabbit, wires, jobs).await;
     scene.stage.s3.faults().add(Rule::new(Fault::Delay(CALL)));
-    let worker = scene.stage.process();
-    scene.until_share(FAULT_AT).await;
-    let before = scene.best_rate();
-    let queue = format!("{}.upload", scene.stage.prefix);
-    let (used, leader) = (scene.busiest().await, cluster.leader(&queue));
-    let victim = match name {
-        "cluster-kill-leader" => leader,
-        _ => used,
+    let leader = cluster.leader(&format!("{}.upload", scene.stage.prefix));
+    let (used, victim) = match name {
+        "cluster-kill-node" => ((leader + 1) % 3, (leader + 1) % 3),
+        "cluster-kill-leader" => ((leader + 1) % 3, leader),
+        // The hardest: the node that is in use leads the queue too.
+        _ => (leader, leader),
     };
-    eprintln!("  the worker consumes at node {used}, node {leader} leads its queue, {victim} goes");
+    scene
+        .wires()
+        .enumerate()
+        .filter(|it| it.0 != used)
+        .for_each(|it| it.1.cut());
+    let worker = scene.stage.process();
+    scene.until_share(FAULT_AT / 2).await;
+    scene.wires().for_each(Wire::mend);
+    scene.until_share(FAULT_AT).await;
+    let before = scene.mean_rate();
+
+    let (away, back) = match name {
+        "cluster-pause" => ("pause", "resume"),
+        _ => ("kill", "start"),
+    };
     let began = Instant::now();
-    cluster.script(
-        if name == "cluster-pause" {
-            "pause"
-        } else {
-            "kill"
-        },
-        victim,
-    );
+    cluster.script(away, victim);
     let full_after = scene.until_full(before).await;
-    sleep(AWAY.saturating_sub(began.elapsed())).await;
-    cluster.script(
-        if name == "cluster-pause" {
-            "resume"
-        } else {
-            "start"
-        },
-        victim,
+    eprintln!(
+        "  {before:.0} jobs/s before, then by the second: {}",
+        scene.course(began)
     );
+    sleep(AWAY.saturating_sub(began.elapsed())).await;
+    cluster.script(back, victim);
     cluster.until_whole().await;
     mended(scene, full_after, vec![worker]).await
 }

@@ -110,21 +110,9 @@ impl Scene {
         scene
     }
 
-    fn wires(&self) -> impl Iterator<Item = &Wire> {
+    /// To each node, in their order.
+    pub(crate) fn wires(&self) -> impl Iterator<Item = &Wire> {
         std::iter::once(&self.wire).chain(&self.more_wires)
-    }
-
-    /// The index of the wire that deliveries come over.
-    pub(crate) async fn busiest(&self) -> usize {
-        let deliveries = || -> Vec<u64> { self.wires().map(Wire::deliveries).collect() };
-        let before = deliveries();
-        sleep(Duration::from_millis(500)).await;
-        let more: Vec<u64> = deliveries()
-            .iter()
-            .zip(&before)
-            .map(|(now, then)| now - then)
-            .collect();
-        (0..more.len()).max_by_key(|at| more[*at]).unwrap()
     }
 
     pub(crate) fn puts(&self) -> u64 {
@@ -164,6 +152,20 @@ impl Scene {
             }
         }
         None
+    }
+
+    /// Jobs a second over the last five seconds.
+    pub(crate) fn mean_rate(&self) -> f64 {
+        rate(&self.samples[self.samples.len().saturating_sub(5 * WINDOW)..])
+    }
+
+    /// Jobs a second in each second since then.
+    pub(crate) fn course(&self, since: Instant) -> String {
+        let first = self.samples.partition_point(|sample| sample.0 < since);
+        let seconds = self.samples[first..]
+            .chunks(WINDOW)
+            .map(|it| format!("{:.0}", rate(it)));
+        seconds.collect::<Vec<_>>().join(" ")
     }
 
     pub(crate) async fn completed(&self) -> u64 {
