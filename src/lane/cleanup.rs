@@ -53,6 +53,7 @@ pub(super) struct Gatherer {
     limits: BatchLimits,
     slots: Arc<Semaphore>,
     retry: RetryPolicy,
+    draining: CancellationToken,
     jobs: mpsc::UnboundedReceiver<(String, DeleteJob)>,
     /// By bucket.
     groups: BTreeMap<String, Group>,
@@ -96,6 +97,7 @@ impl Gatherer {
         slots: &Arc<Semaphore>,
         retry: RetryPolicy,
         limits: BatchLimits,
+        draining: &CancellationToken,
     ) -> (Gathering, Self) {
         let (sender, jobs) = mpsc::unbounded_channel();
         let gathering = Gathering {
@@ -107,6 +109,7 @@ impl Gatherer {
             limits,
             slots: Arc::clone(slots),
             retry,
+            draining: draining.clone(),
             jobs,
             groups: BTreeMap::new(),
             batches: JoinSet::new(),
@@ -195,6 +198,7 @@ impl Gatherer {
             failed: Arc::default(),
             parts: Arc::default(),
             uploads: None,
+            draining: self.draining.clone(),
             lease: None,
             unfinished: 0,
             enqueued_at: Timestamp::now(),

@@ -31,8 +31,9 @@ impl Lane {
         let stage = Stage::new(answers);
         let limits = BatchLimits { keys, wait: WAIT };
         let retry = stage.context().retry;
-        let (gathering, gatherer) = Gatherer::new(&stage.storage, &stage.slots, retry, limits);
         let stop = CancellationToken::new();
+        let (gathering, gatherer) =
+            Gatherer::new(&stage.storage, &stage.slots, retry, limits, &stop);
         let mut tasks = JoinSet::new();
         tasks.spawn(gatherer.run(stop.clone()));
         Self {

@@ -126,6 +126,8 @@ pub struct LaneContext {
     pub(super) failures: Arc<RecentFailures>,
     totals: Arc<Totals>,
     pub(super) limits: LaneLimits,
+    /// Cancelled when no new deliveries are taken.
+    pub(super) draining: CancellationToken,
     pub(super) abort: CancellationToken,
     pub(super) worker: Arc<str>,
     /// S3 calls at a time; a waiting job holds none.
@@ -142,6 +144,7 @@ impl LaneContext {
     /// With the gatherer that is to run beside the lane, if its limits say that it gathers.
     pub(super) fn new(
         parts: LaneParts,
+        draining: CancellationToken,
         requeues: mpsc::UnboundedSender<Requeue>,
     ) -> (Self, Option<Gatherer>) {
         let batch = parts.limits.batch;
@@ -161,6 +164,7 @@ impl LaneContext {
             failures: parts.failures,
             totals: parts.totals,
             limits: parts.limits,
+            draining,
             abort: parts.abort,
             worker: parts.worker,
             gathering: None,
@@ -173,6 +177,7 @@ impl LaneContext {
                     &context.slots,
                     context.limits.retry,
                     batch,
+                    &context.draining,
                 )
             })
             .unzip();

@@ -94,7 +94,7 @@ impl LaneRunner {
         pace: Option<Arc<Pace>>,
     ) -> Self {
         let (sender, requeues) = mpsc::unbounded_channel();
-        let (context, gatherer) = LaneContext::new(parts, sender);
+        let (context, gatherer) = LaneContext::new(parts, stop.clone(), sender);
         let context = Arc::new(context);
         Self {
             gate: Gate::new(&context),

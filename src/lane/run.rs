@@ -77,6 +77,7 @@ pub(super) async fn run(
         ),
         parts: Arc::clone(&parts),
         uploads: taken.map(|taken| uploads(lane, job, taken)),
+        draining: lane.draining.clone(),
     };
     let began = Instant::now();
     let work = AssertUnwindSafe(perform(lane, job, &context, taken)).catch_unwind();
@@ -215,7 +216,7 @@ fn judge(
             run.lease_lost = true;
             Outcome::Interrupted
         }
-        End::Abort => Outcome::Interrupted,
+        End::Abort | End::Storage(Err(Stop::Draining)) => Outcome::Interrupted,
         End::Deadline => {
             let message = format!(
                 "stopped after limits.job_deadline, {:?}",

@@ -102,7 +102,9 @@ metrics! {
     circuit_rejections: IntCounterVec = "brigade_circuit_rejections_total" ["circuit"];
     /// Attempts after the first, by the failure before them.
     s3_retries: IntCounterVec = "brigade_s3_retries_total" ["operation", "class"];
-    /// Duration of single S3 calls in seconds, by their end.
+    /// S3 calls now: held = they wait for the rate limiter or for credentials, sent = they are on their way.
+    s3_calls: IntGaugeVec = "brigade_s3_calls" ["lane", "state"];
+    /// Duration of single S3 calls in seconds, by their end; from when they are sent.
     s3_attempt_duration: HistogramVec = "brigade_s3_attempt_duration_seconds" ["operation", "class"] in CALL_BUCKETS;
     /// Deliveries given back to their queue.
     requeued: IntCounterVec = "brigade_requeued_total" ["lane", "reason"];

@@ -453,15 +453,18 @@ impl Permit {
         }
     }
 
-    /// Ends when the permit's generation does, so that a wait between attempts can end at once.
-    pub async fn outdated(&self) {
-        let mut changes = self.breaker.subscribe();
-        let generation = self.generation;
-        // An error means that the breaker is gone, and `self` keeps it.
-        let _gone = changes
-            .wait_for(|snapshot| snapshot.generation != generation)
-            .await
-            .is_err();
+    /// Ends when the permit's generation does, so that a wait can end at once. Outlives the permit.
+    pub fn outdated(&self) -> impl Future<Output = Refused> + Send + use<> {
+        let (breaker, generation) = (Arc::clone(&self.breaker), self.generation);
+        async move {
+            let mut changes = breaker.subscribe();
+            // An error would mean that the breaker is gone, and it is held here.
+            let _gone = changes
+                .wait_for(|snapshot| snapshot.generation != generation)
+                .await
+                .is_err();
+            breaker.refusal(&breaker.lock())
+        }
     }
 }
 

@@ -44,6 +44,12 @@ impl RetryPolicy {
         Some(jittered.max(hint.unwrap_or_default().min(LONGEST)))
     }
 
+    /// All waits from that after attempt `attempt` (from 1) to the last, without jitter and hints.
+    pub fn waits_from(&self, attempt: u32) -> Duration {
+        let waits = attempt..self.max_attempts;
+        waits.map(|attempt| self.ideal_delay(attempt)).sum()
+    }
+
     /// The wait after `attempt` without jitter.
     fn ideal_delay(&self, attempt: u32) -> Duration {
         let mut schedule = ExponentialBackoff {
@@ -88,6 +94,12 @@ mod tests {
             ..DEFAULT
         };
         assert_eq!(middle(four, 3), Some(Duration::from_secs(4)));
+    }
+
+    #[test]
+    fn the_waits_that_are_left_shrink_with_each_attempt() {
+        let left = |attempt| DEFAULT.waits_from(attempt).as_secs();
+        assert_eq!([1, 2, 3, 4].map(left), [3, 2, 0, 0]);
     }
 
     #[test]

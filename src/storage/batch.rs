@@ -114,6 +114,32 @@ impl DeleteKey {
     }
 }
 
+/// The keys of one call, and the jobs behind them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Riders<'a> {
+    batch: &'a Batch,
+    keys: &'a [usize],
+}
+
+impl<'a> Riders<'a> {
+    /// `keys` by their numbers in the batch; all of them open.
+    pub(super) const fn new(batch: &'a Batch, keys: &'a [usize]) -> Self {
+        Self { batch, keys }
+    }
+
+    /// Whether every key is still to be deleted: its job is ours, and waits. A job that is not ours any more has
+    /// been told so.
+    pub(super) async fn are_all_here(&self) -> bool {
+        self.batch.check_leases(self.keys).await;
+        self.batch.open(self.keys).len() == self.keys.len()
+    }
+
+    /// Counts a call for every job behind the keys.
+    pub(super) fn called(&self) {
+        self.batch.called(self.keys);
+    }
+}
+
 /// Keys on their way, by number, and what became of them so far.
 #[derive(Debug)]
 pub(super) struct Batch {
@@ -217,7 +243,7 @@ impl Batch {
     }
 
     /// Asks for the leases of the jobs behind `part`; one that is not ours any more takes no part in the call.
-    pub(super) async fn check_leases(&self, part: &[usize]) {
+    async fn check_leases(&self, part: &[usize]) {
         let leases: Vec<(usize, Lease)> = {
             let inner = self.lock();
             let jobs = inner.jobs_of(part).into_iter();
@@ -237,14 +263,14 @@ impl Batch {
         }
     }
 
-    /// Counts a call for every job behind `part`. Undone by `uncalled`.
-    pub(super) fn called(&self, part: &[usize]) {
-        self.for_calls(part, |calls| calls.fetch_add(1, Ordering::Relaxed));
-    }
-
-    /// The call was not made after all.
-    pub(super) fn uncalled(&self, part: &[usize]) {
-        self.for_calls(part, |calls| calls.fetch_sub(1, Ordering::Relaxed));
+    /// Counts a call for every job behind `part`.
+    fn called(&self, part: &[usize]) {
+        let inner = self.lock();
+        for index in inner.jobs_of(part) {
+            if let Some(job) = &inner.jobs[index].job {
+                job.calls.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Notes a failed call for every job behind `part` that still waits.
@@ -259,15 +285,6 @@ impl Batch {
         for index in inner.jobs_of(part) {
             if let Some(job) = &inner.jobs[index].job {
                 super::note_failed(&job.failed, call, took, failure);
-            }
-        }
-    }
-
-    fn for_calls(&self, part: &[usize], change: impl Fn(&AtomicU32) -> u32) {
-        let inner = self.lock();
-        for index in inner.jobs_of(part) {
-            if let Some(job) = &inner.jobs[index].job {
-                change(&job.calls);
             }
         }
     }

@@ -337,7 +337,9 @@ async fn a_job_that_is_not_ours_any_more_takes_no_part_in_the_call() {
         matches!(ends[2], (Some(Err(Stop::LedgerDown(_))), 0)),
         "{ends:?}"
     );
-    assert_eq!(asked.load(Ordering::Relaxed), 3);
+    // The one that is left is asked for again, for the call that is made without the others.
+    assert_eq!(asked.load(Ordering::Relaxed), 4);
+    assert_eq!(stage.requests(), 1);
 }
 
 #[tokio::test(start_paused = true)]

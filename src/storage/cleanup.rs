@@ -13,12 +13,12 @@ use aws_sdk_s3::{operation::delete_objects::DeleteObjectsOutput, types::Delete};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::future::join_all;
 use md5::{Digest, Md5};
-use tokio::time::Instant;
 
 use super::{
     CallContext, Done, Stop,
+    attempt::Attempt,
     batch::{Batch, DeleteJob, DeleteKey, MISSING},
-    guard::{Attempt, Caller},
+    guard::Caller,
     quirks::{asks_for_md5, lacks_multi_delete},
     tally::{Tally, is_final},
 };
@@ -225,10 +225,8 @@ impl CleanupService<'_> {
         };
         let work = async {
             let work = caller.guarded(name, |attempt| async move {
-                batch.check_leases(part).await;
                 let open = batch.open(part);
-                batch.called(&open);
-                let began = Instant::now();
+                let attempt = attempt.carrying(batch, &open);
                 let end = match &open[..] {
                     [] => return Ok(()),
                     [number] if name == OperationName::DeleteObject => {
@@ -236,12 +234,10 @@ impl CleanupService<'_> {
                     }
                     open => self.call_for_many(&attempt, bucket, batch, open).await,
                 };
-                match &end {
-                    Ok(()) => {}
-                    Err(failure) if failure.called => {
-                        batch.note_failed(&open, name.as_str(), began.elapsed(), failure);
-                    }
-                    Err(_) => batch.uncalled(&open),
+                if let Err(failure) = &end
+                    && failure.called
+                {
+                    batch.note_failed(&open, name.as_str(), attempt.took(), failure);
                 }
                 end
             });
@@ -291,7 +287,6 @@ impl CleanupService<'_> {
         let answer = match answer {
             Err(failure) if asks_for_md5(&failure) && !quirks.wants_md5(bucket) => {
                 quirks.note_md5(bucket);
-                batch.called(open);
                 self.delete_call(attempt, bucket, batch, open).await
             }
             answer => answer,
@@ -350,6 +345,7 @@ impl CallContext {
             failed: std::sync::Arc::clone(&self.failed),
             parts: std::sync::Arc::clone(&self.parts),
             uploads: None,
+            draining: self.draining.clone(),
             lease: self.lease.clone(),
             unfinished: self.unfinished,
             enqueued_at: self.enqueued_at,

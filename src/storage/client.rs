@@ -32,7 +32,7 @@ use aws_smithy_http_client::tls;
 use aws_types::service_config::ServiceConfigKey;
 use futures_util::FutureExt;
 
-use super::trust;
+use super::{door::DoorClient, trust};
 use crate::job::{Failure, FailureClass, Lane};
 
 /// S3 closes idle connections after 5 to 20 s; a stale one costs an attempt.
@@ -170,7 +170,7 @@ impl Clients {
             retries = "adaptive limiter, 1 attempt a call",
             "S3 settings"
         );
-        let http = SharedHttpClient::new(http);
+        let http = SharedHttpClient::new(DoorClient(SharedHttpClient::new(http)));
         let timeouts = timeouts(settings.attempt_timeout, settings.connect_timeout);
         let client = |lane: Lane| {
             let mut builder = config::Builder::from(shared)

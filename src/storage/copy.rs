@@ -16,7 +16,8 @@ use futures_util::future::join_all;
 
 use super::{
     Done, Stop,
-    guard::{Attempt, Caller},
+    attempt::Attempt,
+    guard::Caller,
     service::{EXISTS, StorageService, Stored, escaped, query_string, unsigned},
     upload::UploadService,
 };

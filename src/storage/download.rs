@@ -15,9 +15,9 @@ use tokio::sync::Mutex;
 
 use super::{
     Done, Stop,
+    attempt::Attempt,
     destination::{EarlierRuns, PartFile},
     error,
-    guard::Attempt,
     service::{StorageService, timestamp, unsigned},
 };
 use crate::job::{Failure, FailureClass, JobResult, OperationName, operation::GetObject};

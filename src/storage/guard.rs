@@ -1,34 +1,37 @@
-//! `guarded()`: slot, breaker, lease, attempt, class, wait, verdict and metrics, once for all operations
-//! (RESILIENCE.md, "Circuit breakers" and the failure table).
+//! `guarded()`: slot, attempts, waits, verdict and metrics, once for all operations (RESILIENCE.md, "Circuit
+//! breakers" and the failure table).
 //!
-//! * The breaker is asked before every attempt and hears one verdict, after the last.
-//! * A wait between attempts ends at once when the breaker opens: the operation is refused, no verdict.
+//! * The breaker is asked before every attempt, and again when a request of it goes out (`attempt.rs`); it hears one
+//!   verdict, after the last.
+//! * A wait between attempts ends at once when the breaker opens: the operation is refused, no verdict. It ends at
+//!   once when a drain begins, too.
 //! * A waiting operation holds no slot. A probe makes one attempt.
+//! * An operation that has failed waits for the SDK's rate limiter no longer than for itself.
 //! * Dropped at any await, it gives slot and permit back and says nothing.
 //!
 //! It knows neither requests nor answers of S3: an operation is a closure that makes its calls.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
-use aws_sdk_s3::{
-    Client,
-    config::http::HttpResponse,
-    error::{ProvideErrorMetadata, SdkError},
-};
+use aws_sdk_s3::Client;
 use tokio::{sync::SemaphorePermit, time::Instant};
 
-use super::{CallContext, LastFailure, Stop, Storage, error};
+use super::{
+    CallContext, LastFailure, Stop, Storage,
+    attempt::{Attempt, Withdrawn},
+    traffic::Traffic,
+};
 use crate::{
     job::{
-        CallName, Circuit, Failure, Job, JobId, Lane,
+        CallName, Failure, Job, JobId, Lane,
         failure::{Retry, Verdict},
     },
     metrics::{Metrics, OperationResult},
     resilience::{Permit, Refused},
 };
+
+/// How often a failed operation that waits for a slot looks what the slots wait for.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// One job's way to S3.
 #[derive(Debug, Clone, Copy)]
@@ -41,16 +44,7 @@ pub(super) struct Caller<'a> {
     bucket: &'a str,
     /// Whether somebody waits for the result.
     pub(super) answers: bool,
-    circuit: Option<Circuit>,
-}
-
-/// One attempt, in which a closure makes its calls. By value, since an `AsyncFn` over a borrowed one makes
-/// no future that can be shown to be `Send`.
-#[derive(Debug, Clone)]
-pub(super) struct Attempt<'a> {
-    caller: Caller<'a>,
-    /// Gone once the verdict is given. Nothing awaits under it.
-    permit: Arc<Mutex<Option<Permit>>>,
+    pub(super) lane: Lane,
 }
 
 impl<'a> Caller<'a> {
@@ -76,7 +70,7 @@ impl<'a> Caller<'a> {
             job,
             bucket: "",
             answers: false,
-            circuit: lane.circuit(),
+            lane,
         }
     }
 
@@ -112,10 +106,13 @@ impl<'a> Caller<'a> {
             Ok(_) => OperationResult::Success,
             Err(Stop::Failed(_)) => OperationResult::Error,
             Err(Stop::Refused(_)) => OperationResult::CircuitOpen,
-            Err(Stop::LeaseLost | Stop::LedgerDown(_) | Stop::LedgerRefused(_)) => return end,
+            Err(
+                Stop::Draining | Stop::LeaseLost | Stop::LedgerDown(_) | Stop::LedgerRefused(_),
+            ) => return end,
         };
         // A step that is refused refuses its job, which is counted then.
-        if let (Err(Stop::Refused(_)), Some(circuit), false) = (&end, self.circuit, name.is_step())
+        if let (Err(Stop::Refused(_)), Some(circuit), false) =
+            (&end, self.lane.circuit(), name.is_step())
         {
             self.metrics()
                 .circuit_rejections
@@ -139,32 +136,47 @@ impl<'a> Caller<'a> {
         let name = name.into();
         let mut permit = self.context.take_probe();
         let mut number = 1;
+        let mut failed: Option<Failure> = None;
+        // What the limiter has made it wait, and its own waits have not made up for.
+        let mut debt = Duration::ZERO;
         loop {
-            let slot = unless_outdated(permit.as_ref(), self.slot()).await?;
+            let patience = self.patience(number, debt).filter(|_| failed.is_some());
+            let queued = Instant::now();
+            let slot = unless_outdated(permit.as_ref(), self.slot(patience)).await?;
+            let queued = queued.elapsed();
+            if patience.is_some() && self.traffic().is_held_back() {
+                debt += queued;
+            }
             permit = self.ask_breaker(permit)?;
-            if let Some(lease) = &self.context.lease {
-                unless_outdated(permit.as_ref(), lease.check()).await??;
-                // The ledger may have taken its time.
-                permit.as_ref().map_or(Ok(()), Permit::check)?;
-            }
             let probe = permit.as_ref().is_some_and(Permit::is_probe);
-            if let Some(permit) = &permit {
-                permit.progress();
-            }
-            let attempt = Attempt {
-                caller: *self,
-                permit: Arc::new(Mutex::new(permit)),
+            let end = match slot {
+                Some(slot) => {
+                    let patience = self.patience(number, debt).filter(|_| failed.is_some());
+                    let attempt = Attempt::new(*self, permit, patience);
+                    // Boxed here and at `request`: else each layer doubles the futures of the SDK, to 100 KiB a job.
+                    let end = attempt.end(Box::pin(call(attempt.clone()))).await;
+                    drop(slot);
+                    permit = attempt.take_permit();
+                    debt += attempt.held();
+                    end
+                }
+                None => Err(Withdrawn::Impatient),
             };
-            // Boxed here and at `request`: else each layer doubles the futures of the SDK, to 100 KiB a job.
-            let end = Box::pin(call(attempt.clone())).await;
-            drop(slot);
-            permit = attempt.take_permit();
             let failure = match end {
-                Ok(value) => {
+                Ok(Ok(value)) => {
                     give(permit, Verdict::Success);
                     return Ok(value);
                 }
-                Err(failure) => failure,
+                Ok(Err(failure)) => failure,
+                Err(Withdrawn::Stop(stop)) => return Err(stop),
+                Err(Withdrawn::Again) => continue,
+                Err(Withdrawn::Impatient) => match failed.take() {
+                    Some(failure) => {
+                        give(permit, failure.verdict());
+                        return Err(Stop::Failed(failure));
+                    }
+                    None => continue,
+                },
             };
             self.note(&failure, name);
             // A verdict was given with the first byte: what came after it is a failure of its own.
@@ -179,29 +191,76 @@ impl<'a> Caller<'a> {
             if is_new {
                 permit = self.ask_breaker(None)?;
             }
-            unless_outdated(permit.as_ref(), tokio::time::sleep(wait)).await?;
+            let made_up = debt.min(wait.saturating_sub(failure.retry_after.unwrap_or_default()));
+            debt -= made_up;
+            self.pause(permit.as_ref(), wait - made_up).await?;
             let labels = [name.as_str(), failure.class.as_str()];
             self.metrics().s3_retries.with_label_values(&labels).inc();
             number += 1;
+            failed = Some(failure);
         }
     }
 
     /// Keeps what speaks against the circuit, before it hears the verdict.
     fn note(&self, failure: &Failure, operation: CallName) {
-        if let (Some(circuit), Verdict::Failure) = (self.circuit, failure.verdict()) {
+        if let (Some(circuit), Verdict::Failure) = (self.lane.circuit(), failure.verdict()) {
             let endpoint = &self.storage.clients.endpoint;
             let last = LastFailure::new(failure, endpoint, operation, self.bucket);
             self.storage.last_failures.note(circuit, last);
         }
     }
 
-    async fn slot(&self) -> Option<SemaphorePermit<'a>> {
-        // The lane never closes its semaphore; without one there is nothing to hold.
-        self.context.slots.acquire().await.ok()
+    /// How long attempt `number`, which is not the first, may wait to be sent. What an operation waits for the
+    /// limiter comes out of its own waits, so that a throttled store is found out as fast as an ill one. Half
+    /// the first wait is left in any case: a limiter that only smooths costs no attempt. Without a circuit to open
+    /// it may wait as long as it takes.
+    fn patience(&self, number: u32, debt: Duration) -> Option<Duration> {
+        self.context.breaker.as_ref()?;
+        let retry = &self.context.retry;
+        let to_come = retry.waits_from(number).saturating_sub(debt);
+        Some(to_come.max(retry.base_delay / 2))
+    }
+
+    /// A slot. `None` when it took longer than `patience`, and it is not S3 that the lane's slots wait for.
+    async fn slot(&self, patience: Option<Duration>) -> Option<SemaphorePermit<'a>> {
+        let mut slot = std::pin::pin!(self.context.slots.acquire());
+        let Some(patience) = patience else {
+            // The lane never closes its semaphore.
+            return slot.await.ok();
+        };
+        let mut wait = patience;
+        loop {
+            tokio::select! {
+                biased;
+                slot = &mut slot => return slot.ok(),
+                () = tokio::time::sleep(wait) => {}
+            }
+            if self.traffic().is_held_back() {
+                return None;
+            }
+            wait = LOOK_AGAIN;
+        }
+    }
+
+    /// The wait between two attempts; it ends at once when the circuit opens or a drain begins.
+    async fn pause(&self, permit: Option<&Permit>, wait: Duration) -> Result<(), Stop> {
+        let draining = self.context.draining.cancelled();
+        let work = async {
+            tokio::select! {
+                biased;
+                () = draining => Err(Stop::Draining),
+                () = tokio::time::sleep(wait) => Ok(()),
+            }
+        };
+        unless_outdated(permit, work).await?
+    }
+
+    fn traffic(&self) -> &'a Traffic {
+        self.storage.traffic(self.lane)
     }
 
     /// The breaker's leave for the next attempt, with the permit of the attempts before.
-    fn ask_breaker(&self, permit: Option<Permit>) -> Result<Option<Permit>, Refused> {
+    pub(super) fn ask_breaker(&self, permit: Option<Permit>) -> Result<Option<Permit>, Refused> {
         match (permit, &self.context.breaker) {
             (Some(permit), _) => permit.check().map(|()| Some(permit)),
             (None, Some(breaker)) => breaker.acquire().map(Some),
@@ -221,69 +280,7 @@ impl<'a> Caller<'a> {
     }
 }
 
-impl Attempt<'_> {
-    /// Makes one S3 request and classifies its error.
-    pub(super) async fn request<T, E>(
-        &self,
-        name: impl Into<CallName>,
-        send: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
-    ) -> Result<T, Failure>
-    where
-        E: ProvideErrorMetadata + std::error::Error + 'static,
-    {
-        let send = Box::pin(send);
-        self.call(name, async { send.await.map_err(error::failure) })
-            .await
-    }
-
-    /// One S3 request that is not over with its answer's head; counted and timed as one call.
-    pub(super) async fn call<T>(
-        &self,
-        name: impl Into<CallName>,
-        work: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        let Caller {
-            storage, context, ..
-        } = self.caller;
-        if let Some(failure) = &storage.clients.misconfigured {
-            return Err(failure.clone());
-        }
-        // Before the request: one that is dropped half-way was made, too.
-        context.calls.fetch_add(1, Ordering::Relaxed);
-        let began = Instant::now();
-        crash_point!("call.before");
-        let end = work.await;
-        crash_point!("call.after");
-        match &end {
-            Err(failure) if !failure.called => {
-                context.calls.fetch_sub(1, Ordering::Relaxed);
-            }
-            _ => {
-                let class = end.as_ref().err().map(|failure| failure.class);
-                let name = name.into();
-                storage.metrics.s3_attempt(name, class, began.elapsed());
-                if let Err(failure) = &end {
-                    context.note_failed(name.as_str(), began.elapsed(), failure);
-                }
-            }
-        }
-        end
-    }
-
-    /// The service has answered well, and more is to come: gives the verdict now.
-    pub(super) fn answered(&self) {
-        give(self.take_permit(), Verdict::Success);
-    }
-
-    fn take_permit(&self) -> Option<Permit> {
-        self.permit
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-    }
-}
-
-fn give(permit: Option<Permit>, verdict: Verdict) {
+pub(super) fn give(permit: Option<Permit>, verdict: Verdict) {
     match (permit, verdict) {
         (Some(permit), Verdict::Success) => permit.success(),
         (Some(permit), Verdict::Failure) => permit.failure(),
@@ -305,10 +302,7 @@ async fn unless_outdated<T>(
     tokio::select! {
         biased;
         done = work => Ok(done),
-        () = permit.outdated() => {
-            let refused = Refused { retry_in: Some(Duration::ZERO) };
-            Err(permit.check().err().unwrap_or(refused))
-        }
+        refused = permit.outdated() => Err(refused),
     }
 }
 

@@ -1,10 +1,13 @@
-use std::sync::{Arc, atomic::AtomicU32};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 
 use futures_util::poll;
 
 use super::*;
 use crate::{
-    job::{FailureClass, JobResult, operation::PutOptions},
+    job::{Circuit, FailureClass, JobResult, operation::PutOptions},
     resilience::{Mode, Snapshot, circuit_breaker::CircuitState},
     storage::{
         LedgerTrouble,
@@ -62,23 +65,30 @@ async fn a_run_may_move_between_threads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lasting_503_costs_exactly_three_requests_and_one_verdict() {
-    for answer in [slow_down(), Answer::status(503), Answer::Reset] {
+async fn a_lasting_503_costs_three_requests_and_one_verdict_and_a_throttled_one_no_more_time() {
+    // After a throttle the SDK's limiter lets one call through in two seconds: one fits into our waits.
+    let rows = [
+        (slow_down(), 2),
+        (Answer::status(503), 3),
+        (Answer::Reset, 3),
+    ];
+    for (answer, requests) in rows {
         let stage = Stage::new([answer.clone()]);
         let began = Instant::now();
         let end = stage.run(put()).await;
         assert!(class(&end).is_some(), "{answer:?}: {end:?}");
-        assert_eq!((stage.requests(), stage.calls()), (3, 3), "{answer:?}");
+        assert_eq!(stage.requests(), requests, "{answer:?}");
+        assert_eq!(stage.calls() as usize, requests, "{answer:?}");
         assert_eq!(stage.failures_in_a_row(), 1, "{answer:?}");
         assert_eq!(stage.operations("put_object", "error"), 1, "{answer:?}");
-        // Our waits are 1 s and 2 s; the SDK's limiter may add to them after a throttle.
+        // Our waits are 1 s and 2 s; what the limiter holds back may take half a second more.
         assert!(
             began.elapsed() >= Duration::from_secs(3),
             "{answer:?}: {:?}",
             began.elapsed()
         );
         assert!(
-            began.elapsed() <= Duration::from_secs(8),
+            began.elapsed() <= Duration::from_millis(3600),
             "{answer:?}: {:?}",
             began.elapsed()
         );
@@ -419,7 +429,7 @@ async fn a_silent_server_times_an_attempt_out_after_ten_seconds_and_one_more_a_m
 
 #[tokio::test(start_paused = true)]
 async fn lanes_do_not_share_a_rate_limiter() {
-    let stage = Stage::new([slow_down(), slow_down(), slow_down(), Answer::status(204)]);
+    let stage = Stage::new([slow_down(), slow_down(), Answer::status(204)]);
     stage.failure(put()).await;
     let began = Instant::now();
     for _ in 0..20 {

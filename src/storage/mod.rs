@@ -5,6 +5,7 @@
 //! error means is in `error.rs`. It knows nothing of queues and of the ledger; the lease is a question it
 //! is given to ask.
 
+mod attempt;
 mod batch;
 mod beneath;
 pub mod checks;
@@ -12,6 +13,7 @@ mod cleanup;
 mod client;
 mod copy;
 mod destination;
+mod door;
 mod download;
 mod error;
 mod guard;
@@ -25,6 +27,7 @@ mod service;
 pub mod source;
 mod tagging;
 mod tally;
+mod traffic;
 mod trust;
 mod upload;
 
@@ -37,6 +40,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 pub use batch::{BatchAnswer, DeleteJob};
 use cleanup::CleanupService;
@@ -48,6 +52,7 @@ pub use last_failure::{LastFailure, LastFailures};
 use quirks::Quirks;
 use service::StorageService;
 use source::{SourceRules, Sources};
+use traffic::Traffic;
 pub use upload::{UploadMemory, UploadSettings};
 use upload::{UploadService, Uploads};
 
@@ -74,6 +79,8 @@ pub struct Storage {
     destinations: Arc<Roots>,
     uploads: Uploads,
     last_failures: Arc<LastFailures>,
+    /// By [`Lane::index`].
+    traffic: [Traffic; 3],
 }
 
 impl Storage {
@@ -85,6 +92,7 @@ impl Storage {
         uploads: UploadSettings,
     ) -> Self {
         Self {
+            traffic: Lane::ALL.map(|lane| Traffic::of(lane, &metrics)),
             clients,
             metrics,
             chance,
@@ -109,8 +117,12 @@ impl Storage {
         self
     }
 
-    /// Runs the job's operation to its end: done, failed after its attempts, refused by the breaker, or
-    /// no longer ours. May be dropped at any await: slot and permits are given back, without a verdict.
+    const fn traffic(&self, lane: Lane) -> &Traffic {
+        &self.traffic[lane.index()]
+    }
+
+    /// Runs the job's operation to its end: done, failed after its attempts, refused by the breaker, left when
+    /// a drain began, or no longer ours. May be dropped at any await: slot and permits are given back, without a verdict.
     pub async fn run(&self, job: &Job, context: &CallContext) -> Result<Done, Stop> {
         let buckets = [Some(job.operation.bucket()), job.operation.source_bucket()];
         for bucket in buckets.into_iter().flatten() {
@@ -195,6 +207,8 @@ pub struct CallContext {
     pub parts: Arc<AtomicU32>,
     /// What earlier runs of the job began; `None` when nothing is claimed.
     pub uploads: Option<UploadMemory>,
+    /// Cancelled when the worker drains: a call that is not sent by then is not waited for.
+    pub draining: CancellationToken,
 }
 
 fn note_failed(log: &Mutex<AttemptLog>, call: &str, took: Duration, failure: &Failure) {
@@ -287,6 +301,8 @@ pub enum Stop {
     Failed(Failure),
     /// By the breaker: nothing is known of the job, so it costs it nothing.
     Refused(Refused),
+    /// The worker drains, and the job only waited.
+    Draining,
     /// Another worker has taken the job over; its outcome is no longer ours to say.
     LeaseLost,
     /// The ledger can't say whether the job is still ours, and why.
@@ -318,3 +334,6 @@ impl From<Refused> for Stop {
         Self::Refused(refused)
     }
 }
+
+#[cfg(test)]
+mod throttle_tests;

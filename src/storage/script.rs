@@ -27,6 +27,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http_body_util::StreamBody;
 use tokio::{sync::Semaphore, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     CallContext, Checksums, Clients, Done, Lease, LedgerTrouble, Stop, Storage, StorageSettings,
@@ -321,6 +322,7 @@ impl Stage {
             enqueued_at: Timestamp::from_micros(1_774_000_000_500_000),
             parts: Arc::default(),
             uploads: None,
+            draining: CancellationToken::new(),
         }
     }
 
@@ -357,12 +359,13 @@ impl Stage {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// `s3_operations_total` of bucket `b`.
+    /// `s3_operations_total` of bucket `b`, which has its name from its first success on.
     pub(super) fn operations(&self, operation: &str, result: &str) -> u64 {
-        self.metrics
-            .s3_operations
-            .with_label_values(&[operation, "b", result])
-            .get()
+        let count = |bucket| {
+            let labels = [operation, bucket, result];
+            self.metrics.s3_operations.with_label_values(&labels).get()
+        };
+        count("b") + count("other")
     }
 
     pub(super) fn failures_in_a_row(&self) -> u32 {

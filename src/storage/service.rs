@@ -15,11 +15,7 @@ use aws_sdk_s3::{
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 
-use super::{
-    Done, ReplyBody, Stop, error,
-    guard::{Attempt, Caller},
-    listing::decoded,
-};
+use super::{Done, ReplyBody, Stop, attempt::Attempt, error, guard::Caller, listing::decoded};
 use crate::job::{
     Failure, FailureClass, JobResult, OperationName, Timestamp,
     message::header,

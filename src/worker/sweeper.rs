@@ -4,7 +4,10 @@
 //! It knows only what is on record in the ledger; what others have under way in a bucket is not its business.
 //! Every worker with the upload lane sweeps, and the ledger hands each upload to one of them at a time.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU32},
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -64,7 +67,10 @@ async fn abort(ledger: &LedgerWriter, storage: &Storage, upload: SweptUpload) {
         key,
         upload_id,
     } = upload;
-    match storage.abort_upload((&bucket, &key), &upload_id).await {
+    match storage
+        .abort_upload((&bucket, &key), &upload_id, &AtomicU32::new(0))
+        .await
+    {
         Ok(()) => {
             tracing::info!(%job, lane = "upload", bucket, "an upload that nobody goes on with is aborted");
             // A note that is not of a beginning needs no fence.

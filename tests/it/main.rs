@@ -48,5 +48,6 @@ mod reasons;
 mod recipe;
 mod retry;
 mod stage;
+mod throttle;
 mod tls;
 mod uploads;

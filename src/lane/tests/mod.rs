@@ -283,6 +283,15 @@ impl Rig {
     }
 
     /// Calls that S3 has seen.
+    /// S3 calls now: on their way, and held back.
+    fn sent_and_held(&self) -> (i64, i64) {
+        let calls = |state| {
+            let labels = [self.lane.as_str(), state];
+            self.stage.metrics.s3_calls.with_label_values(&labels).get()
+        };
+        (calls("sent"), calls("held"))
+    }
+
     fn calls(&self) -> usize {
         self.stage.seen().len()
     }

@@ -89,7 +89,8 @@ async fn a_reply_queue_that_is_gone_loses_the_reply_and_not_the_job() {
 
 #[tokio::test(start_paused = true)]
 async fn attempts_used_up_park_the_job_which_comes_back_and_goes_on_counting() {
-    let answers = times(3, &throttled()).into_iter().chain([stored()]);
+    let ill = Answer::error(503, "ServiceUnavailable");
+    let answers = times(3, &ill).into_iter().chain([stored()]);
     let mut rig = Rig::start(Lane::Upload, answers);
     let request = asked("j", &put())
         .with_text("x-death", "no")
@@ -104,7 +105,7 @@ async fn attempts_used_up_park_the_job_which_comes_back_and_goes_on_counting() {
         (copy.count("brigade-attempts"), copy.count("brigade-parks")),
         (Some(3), Some(1))
     );
-    assert_eq!(copy.text("brigade-error-code"), Some("SlowDown"));
+    assert_eq!(copy.text("brigade-error-code"), Some("ServiceUnavailable"));
     assert_eq!(copy.text("traceparent"), Some("00-1"));
     assert_eq!(
         (copy.text("x-death"), copy.text("brigade-reason")),
@@ -116,7 +117,7 @@ async fn attempts_used_up_park_the_job_which_comes_back_and_goes_on_counting() {
         (State::Retrying, 3, 1)
     );
     let failed: Vec<_> = row.failed.iter().map(|it| it.code.as_str()).collect();
-    assert_eq!(failed, ["SlowDown"; 3]);
+    assert_eq!(failed, ["ServiceUnavailable"; 3]);
     assert_eq!(
         copy.text("brigade-first-seen"),
         Some(row.enqueued_at.to_string().as_str())
@@ -125,7 +126,7 @@ async fn attempts_used_up_park_the_job_which_comes_back_and_goes_on_counting() {
     assert!(rig.replies().is_empty(), "parked is no end");
     assert_eq!(
         (
-            rig.parked_for("throttled"),
+            rig.parked_for("unavailable"),
             rig.jobs("put_object", "retrying")
         ),
         (1, 1)

@@ -227,3 +227,27 @@ async fn a_job_that_outlasts_the_drain_is_interrupted_given_back_and_costs_nothi
     rig.until_settled().await;
     rig.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_the_limiter_is_given_back_when_a_drain_begins_and_counts_only_what_was_sent()
+ {
+    let mut rig = Rig::start(Lane::Upload, [throttled(), stored()]);
+    rig.publish_all(&["a", "b"], &put()).await;
+    rig.until("one is throttled, the other waits", |rig| {
+        rig.calls() == 1 && rig.sent_and_held() == (0, 1)
+    })
+    .await;
+    rig.stop.cancel();
+    rig.until("both are given back", |rig| rig.requeued("drain") == 2)
+        .await;
+    assert_eq!(rig.calls(), 1);
+    let attempts = ["a", "b"].map(|id| rig.ledger.row(id).unwrap().attempts);
+    assert_eq!(attempts.iter().sum::<u32>(), 1, "{attempts:?}");
+    assert_eq!(rig.jobs("put_object", "interrupted"), 2);
+    rig.restart();
+    for id in ["a", "b"] {
+        rig.until_state(id, State::Completed).await;
+    }
+    rig.until_settled().await;
+    rig.end().await;
+}

@@ -3,6 +3,8 @@
 //!
 //! Only uploads that are on record are touched: what else is under way in a bucket is somebody's.
 
+use std::sync::atomic::AtomicU32;
+
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use tokio::time::Instant;
 
@@ -10,7 +12,7 @@ use super::{UploadService, transfer::GONE};
 use crate::{
     job::{BegunUpload, CallName, Failure, FailureClass, Lane, UploadNote},
     metrics::OperationResult,
-    storage::{Stop, Storage, error},
+    storage::{Stop, Storage, door::Door, error},
 };
 
 impl UploadService<'_> {
@@ -20,7 +22,9 @@ impl UploadService<'_> {
         let noted = self.note(UploadNote::Begun(begun.clone())).await;
         if noted.is_err() {
             let place = (begun.bucket.as_str(), begun.key.as_str());
-            drop(self.0.storage.abort_upload(place, &begun.upload_id).await);
+            let calls = &self.0.context.calls;
+            let storage = self.0.storage;
+            drop(storage.abort_upload(place, &begun.upload_id, calls).await);
         }
         noted
     }
@@ -39,7 +43,7 @@ impl UploadService<'_> {
             .await?;
         match self.abort(begun).await {
             Ok(()) => self.forget(begun).await,
-            Err(Stop::Failed(_) | Stop::Refused(_)) => Ok(()),
+            Err(Stop::Failed(_) | Stop::Refused(_) | Stop::Draining) => Ok(()),
             Err(stop) => Err(stop),
         }
     }
@@ -63,11 +67,12 @@ impl UploadService<'_> {
 impl Storage {
     /// Aborts an upload of a job that has ended, and looks whether it is gone: a part that was on its way may
     /// arrive late, and counts as a failure then, to be tried again. One call each, outside of circuits, over
-    /// the client of cleanup.
+    /// the client of cleanup; `calls` is raised for each request that is sent.
     pub async fn abort_upload(
         &self,
         (bucket, key): (&str, &str),
         upload_id: &str,
+        calls: &AtomicU32,
     ) -> Result<(), Failure> {
         if let Some(failure) = &self.clients.misconfigured {
             return Err(failure.clone());
@@ -76,7 +81,7 @@ impl Storage {
         let abort = client.abort_multipart_upload();
         let abort = abort.bucket(bucket).key(key).upload_id(upload_id);
         let aborted = self
-            .swept(bucket, CallName::AbortMultipartUpload, abort.send())
+            .swept(bucket, CallName::AbortMultipartUpload, calls, abort.send())
             .await;
         match aborted {
             // A bucket that is gone took its uploads along.
@@ -86,7 +91,10 @@ impl Storage {
         }
         let list = client.list_parts().max_parts(1);
         let list = list.bucket(bucket).key(key).upload_id(upload_id);
-        match self.swept(bucket, CallName::ListParts, list.send()).await {
+        match self
+            .swept(bucket, CallName::ListParts, calls, list.send())
+            .await
+        {
             Ok(left) if !left.parts().is_empty() => Err(super::transfer::unreadable(
                 "end: parts arrived after the abort",
             )),
@@ -101,13 +109,15 @@ impl Storage {
         &self,
         bucket: &str,
         name: CallName,
+        calls: &AtomicU32,
         send: impl Future<Output = Result<T, aws_sdk_s3::error::SdkError<E>>>,
     ) -> Result<T, Failure>
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
         let began = Instant::now();
-        let end = send.await.map_err(error::failure);
+        let end = Door::counting(calls, Box::pin(send)).await;
+        let end = end.map_err(error::failure);
         let (class, result) = match &end {
             Ok(_) => (None, OperationResult::Success),
             Err(failure) => (Some(failure.class), OperationResult::Error),

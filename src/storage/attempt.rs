@@ -1,0 +1,316 @@
+//! One attempt of a guarded operation: its requests, each checked when it goes out.
+//!
+//! * What a request must hold (the breaker's leave, the lease) is asked, and the call counted, when the SDK's
+//!   rate limiter has let it through: what it holds back is no call yet.
+//! * A request that is held back is withdrawn at once when the circuit opens or a drain begins, and when it
+//!   was held for as long as its operation may wait. Its attempt is dropped with it.
+//! * A request that is on its way ends on its own.
+//!
+//! Which attempt follows, and what the breaker hears, is `guard.rs`.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use aws_sdk_s3::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+};
+use tokio::{sync::Notify, time::Instant};
+
+use super::{
+    Stop,
+    batch::{Batch, Riders},
+    door::Door,
+    error,
+    guard::{Caller, give},
+};
+use crate::{
+    job::{CallName, Failure, FailureClass, failure::Verdict},
+    resilience::{Permit, Refused},
+};
+
+/// One attempt, in which a closure makes its calls. By value, since an `AsyncFn` over a borrowed one makes
+/// no future that can be shown to be `Send`.
+#[derive(Debug, Clone)]
+pub(super) struct Attempt<'a> {
+    caller: Caller<'a>,
+    /// Jobs whose keys its calls carry.
+    riders: Option<Riders<'a>>,
+    state: Arc<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Nothing awaits under it.
+    inner: Mutex<Inner>,
+    withdrawn: Notify,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// Gone once the verdict is given.
+    permit: Option<Permit>,
+    withdrawn: Option<Withdrawn>,
+    /// How long its requests waited to be sent.
+    held: Duration,
+    /// Until when its requests may wait to be sent.
+    patience: Option<Instant>,
+    sent_at: Instant,
+}
+
+/// Why an attempt ended before its request was sent.
+#[derive(Debug)]
+pub(super) enum Withdrawn {
+    /// So does the operation.
+    Stop(Stop),
+    /// It was held back for as long as it may be.
+    Impatient,
+    /// What is to be sent has changed while it waited, or asking took too much of its time: it begins anew.
+    Again,
+}
+
+impl<'a> Attempt<'a> {
+    /// `patience`: how long its requests may wait to be sent; else without limit.
+    pub(super) fn new(
+        caller: Caller<'a>,
+        permit: Option<Permit>,
+        patience: Option<Duration>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            caller,
+            riders: None,
+            state: Arc::new(State {
+                inner: Mutex::new(Inner {
+                    permit,
+                    withdrawn: None,
+                    held: Duration::ZERO,
+                    patience: patience.map(|patience| now + patience),
+                    sent_at: now,
+                }),
+                withdrawn: Notify::new(),
+            }),
+        }
+    }
+
+    /// The same attempt with the keys of several jobs, for each of which its calls are counted.
+    pub(super) fn carrying<'b>(&self, batch: &'b Batch, keys: &'b [usize]) -> Attempt<'b>
+    where
+        'a: 'b,
+    {
+        Attempt {
+            caller: self.caller,
+            riders: Some(Riders::new(batch, keys)),
+            state: Arc::clone(&self.state),
+        }
+    }
+
+    /// The end of `work`, which makes this attempt's calls, unless a request of it is withdrawn.
+    pub(super) async fn end<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<Result<T, Failure>, Withdrawn> {
+        tokio::select! {
+            biased;
+            end = work => Ok(end),
+            () = self.state.withdrawn.notified() => {
+                Err(self.lock().withdrawn.take().unwrap_or(Withdrawn::Again))
+            }
+        }
+    }
+
+    /// Makes one S3 request and classifies its error.
+    pub(super) async fn request<T, E>(
+        &self,
+        name: impl Into<CallName>,
+        send: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    ) -> Result<T, Failure>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let send = Box::pin(send);
+        self.call(name, async { send.await.map_err(error::failure) })
+            .await
+    }
+
+    /// One S3 request that is not over with its answer's head; counted and timed as one call, from when it
+    /// is sent.
+    pub(super) async fn call<T>(
+        &self,
+        name: impl Into<CallName>,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let Caller {
+            storage, context, ..
+        } = self.caller;
+        if let Some(failure) = &storage.clients.misconfigured {
+            return Err(failure.clone());
+        }
+        let traffic = storage.traffic(self.caller.lane);
+        let door = Door::default();
+        let mut work = std::pin::pin!(door.before(work));
+        let (mut since, mut sent, mut counted) = (Instant::now(), false, traffic.held());
+        let end = loop {
+            tokio::select! {
+                biased;
+                end = &mut work => break end,
+                () = door.knocked() => {
+                    self.lock().held += since.elapsed();
+                    self.admit().await;
+                    (since, sent, counted) = (Instant::now(), true, traffic.sent());
+                    self.lock().sent_at = since;
+                    // Before the request: one that is dropped half-way was made, too.
+                    context.calls.fetch_add(1, Ordering::Relaxed);
+                    if let Some(riders) = &self.riders {
+                        riders.called();
+                    }
+                    crash_point!("call.before");
+                    door.open();
+                }
+                why = self.interrupted(), if !sent => self.withdraw(why).await,
+            }
+        };
+        drop(counted);
+        let took = since.elapsed();
+        let end = if sent {
+            crash_point!("call.after");
+            end
+        } else {
+            self.lock().held += took;
+            end.map_err(unsent)
+        };
+        match &end {
+            Err(failure) if !failure.called => {}
+            _ => {
+                let class = end.as_ref().err().map(|failure| failure.class);
+                let name = name.into();
+                storage.metrics.s3_attempt(name, class, took);
+                if let Err(failure) = &end {
+                    context.note_failed(name.as_str(), took, failure);
+                }
+            }
+        }
+        end
+    }
+
+    /// The service has answered well, and more is to come: gives the verdict now.
+    pub(super) fn answered(&self) {
+        give(self.take_permit(), Verdict::Success);
+    }
+
+    pub(super) fn take_permit(&self) -> Option<Permit> {
+        self.lock().permit.take()
+    }
+
+    /// How long its requests waited to be sent.
+    pub(super) fn held(&self) -> Duration {
+        self.lock().held
+    }
+
+    /// How long ago its last request was sent.
+    pub(super) fn took(&self) -> Duration {
+        self.lock().sent_at.elapsed()
+    }
+
+    /// Asks what a request must hold when it goes out; it ends only when all of it does.
+    async fn admit(&self) {
+        let began = Instant::now();
+        let asked = self.ask().await;
+        // The attempt's time runs while we ask. What is left of it must do for S3.
+        let late = began.elapsed() > self.caller.storage.clients.attempt_timeout / 10;
+        match asked {
+            Ok(()) if late => self.withdraw(Withdrawn::Again).await,
+            Ok(()) => {}
+            Err(why) => self.withdraw(why).await,
+        }
+    }
+
+    async fn ask(&self) -> Result<(), Withdrawn> {
+        self.ask_breaker()?;
+        if let Some(lease) = &self.caller.context.lease {
+            tokio::select! {
+                biased;
+                held = lease.check() => held.map_err(Withdrawn::Stop)?,
+                refused = self.outdated() => return Err(refused.into()),
+            }
+            // The ledger may have taken its time.
+            self.ask_breaker()?;
+        }
+        if let Some(riders) = &self.riders
+            && !riders.are_all_here().await
+        {
+            return Err(Withdrawn::Again);
+        }
+        if let Some(permit) = &self.lock().permit {
+            permit.progress();
+        }
+        Ok(())
+    }
+
+    /// The breaker's leave: that of the operation, or a new one when its verdict has been given.
+    fn ask_breaker(&self) -> Result<(), Refused> {
+        let permit = &mut self.lock().permit;
+        *permit = self.caller.ask_breaker(permit.take())?;
+        Ok(())
+    }
+
+    /// Ends when a request that is held back has waited in vain.
+    async fn interrupted(&self) -> Withdrawn {
+        let patience = self.lock().patience;
+        let patience = async {
+            match patience {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            refused = self.outdated() => refused.into(),
+            () = self.caller.context.draining.cancelled() => Withdrawn::Stop(Stop::Draining),
+            () = patience => Withdrawn::Impatient,
+        }
+    }
+
+    async fn outdated(&self) -> Refused {
+        let outdated = self.lock().permit.as_ref().map(Permit::outdated);
+        match outdated {
+            Some(outdated) => outdated.await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends the attempt: `end` hears of it, and drops whoever waits here.
+    async fn withdraw(&self, why: Withdrawn) {
+        self.lock().withdrawn = Some(why);
+        self.state.withdrawn.notify_one();
+        std::future::pending().await
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.state
+            .inner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<Refused> for Withdrawn {
+    fn from(refused: Refused) -> Self {
+        Self::Stop(refused.into())
+    }
+}
+
+/// What the SDK's time-out means when nothing was sent: it waited for credentials.
+fn unsent(failure: Failure) -> Failure {
+    if failure.class != FailureClass::TimedOut {
+        return failure;
+    }
+    Failure {
+        class: FailureClass::Credentials,
+        code: "credentials_timeout".to_owned(),
+        message: "no credentials came in time".to_owned(),
+        ..failure
+    }
+}
