@@ -13,7 +13,10 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use bucket_brigade::{
-    job::{AttemptLog, Failure, FailureClass, JobId, Lane, OperationName, State, Timestamp},
+    job::{
+        AttemptLog, Failure, FailureClass, JobId, Lane, OperationName, RequestDigest, State,
+        Timestamp,
+    },
     ledger::{self, Claim, ClaimRequest, Cursor, Ending, JobFilter, Ledger},
     worker::new_owner,
 };
@@ -166,6 +169,9 @@ async fn fill(ledger: &Arc<dyn Ledger>, start: Timestamp, rows: u64) -> anyhow::
                     operation: kind.operation,
                     bucket: kind.bucket.to_owned(),
                     key: Some(key(number, rows, kind)),
+                    digest: RequestDigest::from_bytes(&u128::from(number).to_le_bytes())
+                        .context("16 bytes")?,
+                    ignored: Vec::new(),
                     enqueued_at: start.plus(STEP * u32::try_from(number)?),
                     replay: 0,
                     replayed_at: None,

@@ -6,6 +6,7 @@
 
 pub mod attempts;
 pub mod call;
+pub mod digest;
 pub mod failure;
 mod fields;
 pub mod message;
@@ -23,6 +24,7 @@ use std::{fmt, sync::Arc};
 
 pub use attempts::{AttemptLog, FailedAttempt};
 pub use call::CallName;
+pub use digest::RequestDigest;
 pub use failure::{Failure, FailureClass};
 pub use message::{HeaderValue, Message};
 pub use operation::{Operation, OperationName};
@@ -167,6 +169,10 @@ pub struct Job {
     pub id: JobId,
     /// What to do, fully validated.
     pub operation: Operation,
+    /// Of the operation: whether another delivery of the id asks for the same.
+    pub digest: RequestDigest,
+    /// Fields of the message that this version does not know, as dotted paths in their order; bounded.
+    pub ignored: Vec<String>,
     /// The queue that wants the result, if any.
     pub reply_to: Option<String>,
     /// What the result is to be correlated with; the job id when absent.
@@ -247,7 +253,9 @@ mod tests {
             });
             let job = Job {
                 id: JobId::fresh(),
+                digest: RequestDigest::of(&operation),
                 operation,
+                ignored: Vec::new(),
                 reply_to: None,
                 correlation_id: None,
                 published_at: published.map(at),

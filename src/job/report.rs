@@ -24,6 +24,20 @@ pub struct Report {
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     pub worker: Option<String>,
+    /// The job had ended before, and this answers another delivery of its id. Only then in the JSON.
+    #[serde(skip_serializing_if = "is_false")]
+    pub repeated: bool,
+    /// That delivery asks for something else, which was not done. Only then in the JSON.
+    #[serde(skip_serializing_if = "is_false")]
+    pub differs: bool,
+    /// Fields of the message that this version does not know. In the JSON if there are any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// The failure as people and programs read it.

@@ -9,7 +9,8 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::{
-    Carried, HeaderValue, Job, JobId, Lane, Message, Operation, OperationName, Timestamp,
+    Carried, HeaderValue, Job, JobId, Lane, Message, Operation, OperationName, RequestDigest,
+    Timestamp,
     fields::{Fields, holds_nul, kind, shown, whole},
     message::header,
     operation::{Destination, SourceRef},
@@ -154,7 +155,9 @@ fn read(
 
     Ok(Job {
         id,
+        digest: RequestDigest::of(&operation),
         operation,
+        ignored: Vec::new(),
         reply_to: message.reply_to.clone().filter(|queue| !queue.is_empty()),
         correlation_id: message.correlation_id.clone(),
         published_at: believable(message.timestamp, now),

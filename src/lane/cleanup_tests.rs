@@ -100,6 +100,7 @@ fn taken() -> Taken {
         enqueued_at: epoch,
         started_at: epoch,
         age_from: epoch,
+        replaces: false,
     }
 }
 

@@ -86,20 +86,24 @@ async fn pursue(
         let taken = match claim {
             Claim::Taken(taken) => {
                 crash_point!("job.claimed");
+                if taken.replaces {
+                    log_replaced(lane, job);
+                }
                 taken
             }
             Claim::LeasedElsewhere => return Resolution::leased_elsewhere(job, now),
+            Claim::OtherRequest => return Resolution::other_request(lane, job, now),
             Claim::Dead {
                 record,
                 buried,
                 fence,
             } => {
-                let bury = !buried || job.carried.was_dead;
-                return Resolution::dead_before(&record, bury.then_some(fence));
+                return Resolution::dead_before(&record, job, buried, fence);
             }
             Claim::Finished(record) => {
                 let rerun = job.reply_to.is_some()
                     && record.state == State::Completed
+                    && !record.is_for_another(&job.digest)
                     && job.operation.is_rerun_for_reply();
                 if !rerun {
                     return Resolution::finished_before(&record);
@@ -210,6 +214,8 @@ fn claim_request(lane: Lane, job: &Job, now: Timestamp) -> ClaimRequest {
         operation: operation.name(),
         bucket: operation.bucket().to_owned(),
         key: operation.key().map(str::to_owned),
+        digest: job.digest,
+        ignored: job.ignored.clone(),
         enqueued_at: job.enqueued_at(now),
         replay: job.carried.replay,
         replayed_at: job.carried.replayed_at,
@@ -221,6 +227,11 @@ fn claim_request(lane: Lane, job: &Job, now: Timestamp) -> ClaimRequest {
 /// The lease ran out, most likely because the ledger or this process stood still for longer than it.
 fn log_lost(lane: &LaneContext, job: &Job) {
     tracing::warn!(job = %job.id, lane = %lane.lane, operation = job.operation.name().as_str(), bucket = job.operation.bucket(), "another worker has the job: this run is void");
+}
+
+/// An operator replays another letter of the id, or this version reads more of the message than an older one did.
+fn log_replaced(lane: &LaneContext, job: &Job) {
+    tracing::warn!(job = %job.id, lane = %lane.lane, operation = job.operation.name().as_str(), bucket = job.operation.bucket(), "the job runs with another request than was noted for its id");
 }
 
 /// The queue wait counts once a job, at its first start.

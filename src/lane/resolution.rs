@@ -4,9 +4,10 @@
 use super::{LaneContext, run::Run};
 use crate::{
     job::{
-        Failure, FailureClass, Job, Message, Outcome, Report, Settlement, State, Timestamp,
+        Failure, FailureClass, Job, Message, Outcome, Report, RequestDigest, Settlement, State,
+        Timestamp,
         message::header,
-        outcome::{DeadReason, ParkDelay, ParkReason, RequeueReason},
+        outcome::{DeadReason, History, ParkDelay, ParkReason, RequeueReason},
         report::ReportedError,
         wire::BadJob,
     },
@@ -16,6 +17,8 @@ use crate::{
 
 /// The outcome of a delivery whose job ran before, or runs now.
 pub(super) const DUPLICATE: &str = "duplicate";
+/// The code of what waits for another request of its id to end.
+pub(super) const ID_IN_USE: &str = "id_in_use";
 
 /// Everything that is left to do with a delivery once the ledger has its word.
 #[derive(Debug)]
@@ -30,6 +33,37 @@ pub(super) struct Resolution {
     pub(super) facts: CopyFacts,
     /// To note the burial with, once the letter is confirmed.
     pub(super) row: Option<Fence>,
+    pub(super) standing: Standing,
+}
+
+/// How a delivery stands to the job of its id. The digest is that of the request which the job's row is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// The job has not ended, or has no row.
+    Open,
+    /// The id is another request's, whose end this delivery has waited for too long.
+    Refused,
+    /// This delivery ended the job.
+    Ended(Option<RequestDigest>),
+    /// The job had ended before.
+    Repeated(Option<RequestDigest>),
+}
+
+impl Standing {
+    /// Whether this delivery says how the job of its id ended.
+    pub(super) const fn is_an_end(self) -> bool {
+        matches!(self, Self::Ended(_) | Self::Repeated(_))
+    }
+
+    /// Whether the job that ended is known to be another request than this one.
+    pub(super) fn differs_from(self, job: &Job) -> bool {
+        match self {
+            Self::Open | Self::Refused => false,
+            Self::Ended(digest) | Self::Repeated(digest) => {
+                digest.is_some_and(|digest| digest != job.digest)
+            }
+        }
+    }
 }
 
 /// What a copy tells of its job's past.
@@ -63,6 +97,11 @@ impl Resolution {
             }),
             body: run.body,
             row: Some(taken.fence),
+            standing: if run.outcome.state().is_final() {
+                Standing::Ended(row.digest)
+            } else {
+                Standing::Open
+            },
         }
     }
 
@@ -94,6 +133,10 @@ impl Resolution {
         Self {
             settlement,
             outcome: DUPLICATE,
+            standing: match report {
+                Some(_) => Standing::Repeated(row.digest),
+                None => Standing::Open,
+            },
             report,
             body: run.body,
             facts,
@@ -110,11 +153,15 @@ impl Resolution {
             body: None,
             facts: CopyFacts::of(row),
             row: None,
+            standing: Standing::Repeated(row.digest),
         }
     }
 
-    /// Dead-lettered before; `bury` when its letter is not known to be in the dead queue.
-    pub(super) fn dead_before(row: &JobRecord, bury: Option<Fence>) -> Self {
+    /// Dead-lettered before; `buried` when its letter is known to be in the dead queue. What asks for something else
+    /// is never that letter; a letter that was moved here by hand goes back in any case.
+    pub(super) fn dead_before(row: &JobRecord, job: &Job, buried: bool, fence: Fence) -> Self {
+        let is_its_letter = !row.is_for_another(&job.digest);
+        let bury = job.carried.was_dead || (is_its_letter && !buried);
         // The row keeps class and code, not the reason: the three that a row can have follow from them.
         let code = row.error.as_ref().map(|error| error.code.as_str());
         let class = row
@@ -129,11 +176,14 @@ impl Resolution {
             }
             (Some(_), _) => DeadReason::Expired,
         };
-        let settlement = bury.map_or(Settlement::Ack, |_| Settlement::Bury(reason));
+        let before = Self::finished_before(row);
+        if !bury {
+            return before;
+        }
         Self {
-            settlement,
-            row: bury,
-            ..Self::finished_before(row)
+            settlement: Settlement::Bury(reason),
+            row: is_its_letter.then_some(fence),
+            ..before
         }
     }
 
@@ -151,6 +201,42 @@ impl Resolution {
                 ..CopyFacts::default()
             },
             row: None,
+            standing: Standing::Open,
+        }
+    }
+
+    /// The id belongs to another request, which has not ended: this one is never run, and waits on the ladder for
+    /// that one's end, to be answered then. Its own age limits how long.
+    pub(super) fn other_request(lane: &LaneContext, job: &Job, now: Timestamp) -> Self {
+        let message = "its id belongs to another request, which has not ended; this one is not run";
+        let failure = Failure::ours(FailureClass::Conflict, ID_IN_USE, message);
+        let history = History {
+            lane: lane.lane,
+            parks: job.carried.parks,
+            panics: 0,
+            age_from: job.carried.replayed_at.unwrap_or(job.enqueued_at(now)),
+        };
+        let outcome = history.after(failure, now, lane.limits.max_job_age);
+        let state = outcome.state();
+        let failure = outcome.failure().filter(|_| state.is_final());
+        let standing = match failure {
+            Some(_) => Standing::Refused,
+            None => Standing::Open,
+        };
+        Self {
+            settlement: outcome.settlement(),
+            outcome: DUPLICATE,
+            report: failure.map(|failure| unrecorded(lane, job, state, failure, now)),
+            body: None,
+            facts: CopyFacts {
+                attempts: job.carried.attempts,
+                parks: job.carried.parks + 1,
+                first_seen: Some(job.enqueued_at(now)),
+                code: Some(ID_IN_USE.to_owned()),
+                error: Some(message.to_owned()),
+            },
+            row: None,
+            standing,
         }
     }
 
@@ -163,6 +249,7 @@ impl Resolution {
             body: None,
             facts: CopyFacts::default(),
             row: None,
+            standing: Standing::Open,
         }
     }
 
@@ -197,6 +284,9 @@ impl Resolution {
             started_at: None,
             finished_at: Some(now),
             worker: Some(lane.worker.to_string()),
+            repeated: false,
+            differs: false,
+            ignored: Vec::new(),
         };
         Self {
             settlement: Settlement::Bury(bad.reason),
@@ -210,6 +300,7 @@ impl Resolution {
                 ..CopyFacts::default()
             },
             row: None,
+            standing: Standing::Open,
         }
     }
 
@@ -222,21 +313,7 @@ impl Resolution {
     ) -> Self {
         let message = format!("the ledger refuses this job: {why}");
         let failure = Failure::ours(FailureClass::Permanent, "ledger_refused", message);
-        let report = Report {
-            id: Some(job.id.to_string()),
-            lane: lane.lane.to_string(),
-            operation: Some(job.operation.name().as_str().to_owned()),
-            bucket: Some(job.operation.bucket().to_owned()),
-            key: job.operation.key().map(str::to_owned),
-            outcome: State::DeadLettered.as_str().to_owned(),
-            attempts: job.carried.attempts,
-            result: None,
-            error: Some(ReportedError::from(&failure)),
-            enqueued_at: Some(job.enqueued_at(now)),
-            started_at: None,
-            finished_at: Some(now),
-            worker: Some(lane.worker.to_string()),
-        };
+        let report = unrecorded(lane, job, State::DeadLettered, &failure, now);
         Self {
             settlement: Settlement::Bury(DeadReason::Permanent),
             outcome: State::DeadLettered.as_str(),
@@ -250,7 +327,36 @@ impl Resolution {
                 error: Some(failure.message),
             },
             row: None,
+            standing: Standing::Open,
         }
+    }
+}
+
+/// What is told of a job that has no row to tell of.
+fn unrecorded(
+    lane: &LaneContext,
+    job: &Job,
+    outcome: State,
+    failure: &Failure,
+    now: Timestamp,
+) -> Report {
+    Report {
+        id: Some(job.id.to_string()),
+        lane: lane.lane.to_string(),
+        operation: Some(job.operation.name().as_str().to_owned()),
+        bucket: Some(job.operation.bucket().to_owned()),
+        key: job.operation.key().map(str::to_owned),
+        outcome: outcome.as_str().to_owned(),
+        attempts: job.carried.attempts,
+        result: None,
+        error: Some(ReportedError::from(failure)),
+        enqueued_at: Some(job.enqueued_at(now)),
+        started_at: None,
+        finished_at: Some(now),
+        worker: Some(lane.worker.to_string()),
+        repeated: false,
+        differs: false,
+        ignored: Vec::new(),
     }
 }
 

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use super::{
     LaneContext, RecentFailure, Requeue,
     reply::{publish_event, reply, send_reply},
-    resolution::{DUPLICATE, Resolution},
+    resolution::{DUPLICATE, Resolution, Standing},
     running::Attached,
 };
 use crate::{
     broker::{Acker, PublishError, Target},
-    job::{Job, JobId, Settlement, State, Timestamp, wire::BadJob},
+    job::{Job, JobId, Report, Settlement, State, Timestamp, wire::BadJob},
     ledger::Fence,
 };
 
@@ -28,7 +28,7 @@ pub(super) async fn settle(
     job: &Job,
     acker: Acker,
     attached: Vec<Attached>,
-    resolution: Resolution,
+    mut resolution: Resolution,
 ) {
     if resolution.outcome == DUPLICATE {
         count_duplicate(lane, job);
@@ -39,16 +39,29 @@ pub(super) async fn settle(
         lane.metrics.cleanup_abandoned.inc();
     }
     log(lane, job, &resolution);
-    if let Some(report) = &resolution.report {
-        for asked in std::iter::once(job).chain(attached.iter().map(|other| &other.job)) {
-            reply(lane, asked, report, resolution.body.as_ref()).await;
-        }
-        publish_event(lane, report, resolution.outcome).await;
-    }
+    let standing = resolution.standing;
+    let (strangers, attached): (Vec<_>, Vec<_>) = attached
+        .into_iter()
+        .partition(|other| is_strange(job, standing, &other.job));
+    answer(lane, job, &attached, &mut resolution).await;
     let about = About::job(job);
     let mut stands = settle_one(lane, acker, &resolution, about).await;
-    for Attached { job, acker } in attached {
+    for Attached { job, acker } in strangers {
         count_duplicate(lane, &job);
+        let resolution = match resolution.settlement {
+            Settlement::Requeue(reason) => Resolution::unclaimed(reason),
+            _ => Resolution::leased_elsewhere(&job, Timestamp::now()),
+        };
+        settle_one(lane, acker, &resolution, about).await;
+    }
+    for Attached { job: other, acker } in attached {
+        count_duplicate(lane, &other);
+        if other.digest != job.digest {
+            // Answered above. Its content is not the job's, so no copy of it stands for the job.
+            ack(lane, acker).await;
+            continue;
+        }
+        let job = other;
         // A letter or a parked copy stands for all deliveries of the id, once there is one: the job's own
         // delivery may have died before. And a parked copy can answer only its own `reply_to`.
         let own_way = !stands
@@ -63,6 +76,43 @@ pub(super) async fn settle(
             ack(lane, acker).await;
         }
     }
+}
+
+/// Whether a delivery that attached is no part of this ending: it asks for something else, and either the job of its
+/// id has not ended, or this delivery is the one that differs from it. It comes again, to be judged by itself.
+fn is_strange(job: &Job, standing: Standing, attached: &Job) -> bool {
+    attached.digest != job.digest && (!standing.is_an_end() || standing.differs_from(job))
+}
+
+/// Tells everybody who asked, and the listeners to events, how the job ended, if it did.
+async fn answer(lane: &LaneContext, job: &Job, attached: &[Attached], resolution: &mut Resolution) {
+    let standing = resolution.standing;
+    let Some(report) = &mut resolution.report else {
+        return;
+    };
+    let body = resolution.body.as_ref();
+    let address = |report: &mut Report, asked: &Job, repeated: bool| {
+        report.repeated = repeated;
+        report.differs = standing.differs_from(asked);
+        report.ignored.clone_from(&asked.ignored);
+        if report.differs || standing == Standing::Refused {
+            note_difference(lane, asked);
+        }
+    };
+    address(report, job, matches!(standing, Standing::Repeated(_)));
+    reply(lane, job, report, body).await;
+    publish_event(lane, report, resolution.outcome).await;
+    for Attached { job: other, .. } in attached {
+        address(report, other, standing.is_an_end());
+        reply(lane, other, report, body).await;
+    }
+}
+
+/// Somebody uses an id twice: the second request is not done.
+fn note_difference(lane: &LaneContext, job: &Job) {
+    let differ = &lane.metrics.repeats_differ;
+    differ.with_label_values(&[lane.lane.as_str()]).inc();
+    tracing::warn!(job = %job.id, lane = %lane.lane, operation = job.operation.name().as_str(), bucket = job.operation.bucket(), "a repeat asks for something else than the job of its id: it is not done");
 }
 
 fn count_duplicate(lane: &LaneContext, job: &Job) {

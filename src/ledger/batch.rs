@@ -35,6 +35,12 @@ pub(super) fn clean_code(code: &str) -> Cow<'_, str> {
     clean(&code[..end])
 }
 
+/// The fields of a request that were ignored, as a column holds them: a JSON array, if there are any.
+pub(super) fn ignored_text(request: &ClaimRequest) -> Option<String> {
+    let names = &request.ignored;
+    (!names.is_empty()).then(|| serde_json::Value::from(names.as_slice()).to_string())
+}
+
 /// The claims in the order of the requests.
 pub(super) fn claimed(
     requests: &[ClaimRequest],

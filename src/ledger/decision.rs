@@ -2,7 +2,7 @@
 //! "Replay"). Pure: the databases read the row, ask here, and write what the answer says.
 
 use super::{ClaimRequest, Fence, Taken};
-use crate::job::{State, Timestamp};
+use crate::job::{RequestDigest, State, Timestamp};
 
 /// What a claim needs to know of a row that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,10 @@ pub(super) struct Row {
     pub(super) age_from: Timestamp,
     /// Its letter is known to be in the dead queue.
     pub(super) buried: bool,
+    /// Of the request that it is for; rows of versions before it have none.
+    pub(super) digest: Option<RequestDigest>,
+    /// Fields of that request's message that were ignored.
+    pub(super) ignored: Vec<String>,
 }
 
 /// What becomes of a claim of a row that is there.
@@ -37,6 +41,8 @@ pub(super) enum Decision {
     Dead { buried: bool, fence: Fence },
     /// Another worker runs it.
     LeasedElsewhere,
+    /// It is another request's, which has not ended.
+    OtherRequest,
 }
 
 /// The row's numbers once it is taken.
@@ -44,6 +50,8 @@ pub(super) enum Decision {
 pub(super) struct Taking {
     pub(super) taken: Taken,
     pub(super) replay: u32,
+    /// The row is to describe the request that is taken: it has none noted, or is another's.
+    pub(super) describes: bool,
 }
 
 /// A job without a row: the first claim there is, or the first since its row was purged. What the
@@ -59,10 +67,12 @@ pub(super) fn first(request: &ClaimRequest, now: Timestamp) -> Taking {
         enqueued_at,
         started_at: now,
         age_from: request.replayed_at.map_or(enqueued_at, |at| at.min(now)),
+        replaces: false,
     };
     Taking {
         taken,
         replay: request.replay,
+        describes: true,
     }
 }
 
@@ -75,6 +85,9 @@ pub(super) fn decide(row: &Row, request: &ClaimRequest, owner: &str, now: Timest
             let (buried, fence) = (row.buried, row.fence);
             return Decision::Dead { buried, fence };
         }
+        // An operator replays another letter of the id: that is the request from now on.
+        State::DeadLettered => false,
+        _ if row.is_for_another(request) => return Decision::OtherRequest,
         // An id runs once in a process, so a running row of our own is a claim whose answer was lost, or
         // whose run was dropped: nobody died.
         State::Running if row.owner == owner => false,
@@ -82,7 +95,7 @@ pub(super) fn decide(row: &Row, request: &ClaimRequest, owner: &str, now: Timest
             return Decision::LeasedElsewhere;
         }
         State::Running => true,
-        State::DeadLettered | State::Retrying | State::Requeued | State::Interrupted => false,
+        State::Retrying | State::Requeued | State::Interrupted => false,
     };
     let mut taken = Taken {
         fence: Fence(row.fence.0 + 1),
@@ -94,6 +107,7 @@ pub(super) fn decide(row: &Row, request: &ClaimRequest, owner: &str, now: Timest
         enqueued_at: row.enqueued_at.min(row.started_at),
         started_at: row.started_at,
         age_from: row.age_from,
+        replaces: row.digest.is_some_and(|own| own != request.digest),
     };
     if replayed {
         // The operator says that the cause is mended: what it cost before counts no more.
@@ -106,7 +120,25 @@ pub(super) fn decide(row: &Row, request: &ClaimRequest, owner: &str, now: Timest
         };
     }
     let replay = row.replay.max(request.replay);
-    Decision::Take(Taking { taken, replay })
+    let describes = taken.replaces || row.digest.is_none();
+    Decision::Take(Taking {
+        taken,
+        replay,
+        describes,
+    })
+}
+
+impl Row {
+    /// Whether it is known to be for another request. A row that an older version wrote ignores fields that this one
+    /// knows, and so the same message has another digest now.
+    fn is_for_another(&self, request: &ClaimRequest) -> bool {
+        let is_known_better = request.ignored.len() < self.ignored.len()
+            && request
+                .ignored
+                .iter()
+                .all(|name| self.ignored.contains(name));
+        !is_known_better && self.digest.is_some_and(|own| own != request.digest)
+    }
 }
 
 #[cfg(test)]
@@ -120,6 +152,10 @@ mod tests {
         Timestamp::from_micros(micros)
     }
 
+    fn digest(number: u8) -> RequestDigest {
+        RequestDigest::from_bytes(&[number; RequestDigest::LEN]).unwrap()
+    }
+
     fn request() -> ClaimRequest {
         ClaimRequest {
             id: JobId::parse("j").unwrap(),
@@ -127,6 +163,8 @@ mod tests {
             operation: OperationName::PutObject,
             bucket: "b".to_owned(),
             key: None,
+            digest: digest(1),
+            ignored: Vec::new(),
             enqueued_at: at(77),
             replay: 1,
             replayed_at: None,
@@ -150,6 +188,8 @@ mod tests {
             started_at: at(20),
             age_from: at(11),
             buried: false,
+            digest: Some(digest(1)),
+            ignored: Vec::new(),
         }
     }
 
@@ -164,8 +204,13 @@ mod tests {
             enqueued_at: at(10),
             started_at: at(20),
             age_from: at(11),
+            replaces: false,
         };
-        Decision::Take(Taking { taken, replay: 1 })
+        Decision::Take(Taking {
+            taken,
+            replay: 1,
+            describes: false,
+        })
     }
 
     fn running(owner: &str, leased_until: Option<i64>) -> Row {
@@ -235,7 +280,8 @@ mod tests {
             row(State::Retrying),
             running("other", Some(1)),
         ] {
-            let Decision::Take(Taking { taken, replay }) = decide(&row, &request, "me", NOW) else {
+            let Decision::Take(Taking { taken, replay, .. }) = decide(&row, &request, "me", NOW)
+            else {
                 panic!("{:?} was not taken", row.state);
             };
             assert_eq!(
@@ -282,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_job_without_a_row_begins_with_what_its_delivery_carries() {
-        let Taking { taken, replay } = first(&request(), NOW);
+        let Taking { taken, replay, .. } = first(&request(), NOW);
         assert_eq!((taken.attempts, taken.parks, replay), (90, 91, 1));
         assert_eq!(
             (taken.panics, taken.unfinished, taken.fence),

@@ -61,6 +61,21 @@ struct Kept {
     failed: String,
 }
 
+impl Kept {
+    /// The row is for this request from now on.
+    fn describe(&mut self, request: &ClaimRequest) {
+        self.row.digest = Some(request.digest);
+        self.row.ignored.clone_from(&request.ignored);
+        let record = &mut self.record;
+        record.lane = request.lane;
+        record.operation = request.operation.as_str().to_owned();
+        record.bucket.clone_from(&request.bucket);
+        record.key.clone_from(&request.key);
+        record.digest = self.row.digest;
+        record.ignored.clone_from(&request.ignored);
+    }
+}
+
 impl MemoryLedger {
     pub(crate) fn new(worker: &str, lease: Duration) -> Self {
         let shared = Shared {
@@ -93,6 +108,15 @@ impl MemoryLedger {
     /// Puts the clock on.
     pub(crate) fn pass(&self, time: Duration) {
         self.lock().passed += time;
+    }
+
+    /// As rows of versions that noted no requests.
+    pub(crate) fn forget_requests(&self) {
+        for kept in self.lock().rows.values_mut() {
+            (kept.row.digest, kept.record.digest) = (None, None);
+            kept.row.ignored.clear();
+            kept.record.ignored.clear();
+        }
     }
 
     pub(crate) fn row(&self, id: &str) -> Option<JobRecord> {
@@ -146,7 +170,7 @@ impl Shared {
     fn claim(&mut self, request: &ClaimRequest, worker: &str, lease: Duration) -> Claim {
         let now = self.now();
         let Some(kept) = self.rows.get_mut(&request.id) else {
-            let Taking { taken, replay } = decision::first(request, now);
+            let Taking { taken, replay, .. } = decision::first(request, now);
             let row = Row {
                 state: State::Running,
                 owner: worker.to_owned(),
@@ -161,6 +185,8 @@ impl Shared {
                 started_at: taken.started_at,
                 age_from: taken.age_from,
                 buried: false,
+                digest: Some(request.digest),
+                ignored: request.ignored.clone(),
             };
             let record = JobRecord {
                 id: request.id.clone(),
@@ -179,6 +205,8 @@ impl Shared {
                 finished_at: None,
                 worker: Some(worker.to_owned()),
                 failed: Vec::new(),
+                digest: row.digest,
+                ignored: row.ignored.clone(),
             };
             let failed = String::new();
             let kept = Kept {
@@ -193,12 +221,17 @@ impl Shared {
         match decision::decide(&kept.row, request, worker, now) {
             Decision::Finished => Claim::Finished(record),
             Decision::LeasedElsewhere => Claim::LeasedElsewhere,
+            Decision::OtherRequest => Claim::OtherRequest,
             Decision::Dead { buried, fence } => Claim::Dead {
                 record,
                 buried,
                 fence,
             },
-            Decision::Take(Taking { taken, replay }) => {
+            Decision::Take(Taking {
+                taken,
+                replay,
+                describes,
+            }) => {
                 kept.row = Row {
                     state: State::Running,
                     owner: worker.to_owned(),
@@ -217,6 +250,9 @@ impl Shared {
                 kept.record.parks = taken.parks;
                 kept.record.replay = replay;
                 kept.record.finished_at = None;
+                if describes {
+                    kept.describe(request);
+                }
                 Claim::Taken(taken)
             }
         }
@@ -365,6 +401,10 @@ mod tests {
 
         async fn pass(&self, time: Duration) {
             MemoryLedger::pass(self, time);
+        }
+
+        async fn forget_requests(&self) {
+            MemoryLedger::forget_requests(self);
         }
 
         async fn end(self) {}

@@ -25,7 +25,11 @@ macro_rules! step {
     };
 }
 
-const STEPS: [Step; 2] = [step!(1, "0001_jobs"), step!(2, "0002_uploads")];
+const STEPS: [Step; 3] = [
+    step!(1, "0001_jobs"),
+    step!(2, "0002_uploads"),
+    step!(3, "0003_requests"),
+];
 
 /// The steps for SQLite.
 pub(super) fn sqlite() -> Migrator {

@@ -28,8 +28,8 @@ use postgres::PostgresLedger;
 use sqlite::SqliteLedger;
 
 use crate::job::{
-    AttemptLog, BegunUpload, FailedAttempt, Failure, JobId, Lane, OperationName, Report, State,
-    Timestamp, UploadNote, report::ReportedError,
+    AttemptLog, BegunUpload, FailedAttempt, Failure, JobId, Lane, OperationName, Report,
+    RequestDigest, State, Timestamp, UploadNote, report::ReportedError,
 };
 
 /// A SQL database that keeps the jobs. All times are the database's.
@@ -108,6 +108,10 @@ pub struct ClaimRequest {
     pub bucket: String,
     /// The object, for operations on exactly one.
     pub key: Option<String>,
+    /// Of all that it asks for. The first one of an id is kept, and decides what runs under it.
+    pub digest: RequestDigest,
+    /// Fields of the message that were ignored.
+    pub ignored: Vec<String>,
     /// Publish time, or else the first time a worker saw it. Kept from the first claim on, whose time it never
     /// exceeds.
     pub enqueued_at: Timestamp,
@@ -139,6 +143,8 @@ pub enum Claim {
     },
     /// Another worker runs it.
     LeasedElsewhere,
+    /// The id belongs to another request, which has not ended.
+    OtherRequest,
 }
 
 /// A row that is ours for one run.
@@ -160,6 +166,9 @@ pub struct Taken {
     pub started_at: Timestamp,
     /// Age counts from here: `enqueued_at`, or the last replay.
     pub age_from: Timestamp,
+    /// The row was noted for another request, and is this one's from now on: an operator replays another letter, or
+    /// this version knows fields that an older one ignored.
+    pub replaces: bool,
 }
 
 /// How a run ended, for the row. Gives up the lease.
@@ -239,9 +248,18 @@ pub struct JobRecord {
     pub worker: Option<String>,
     /// The newest of the attempts that failed, the newest first; over all runs.
     pub failed: Vec<FailedAttempt>,
+    /// Of the request that the row is for; rows of versions before it have none.
+    pub digest: Option<RequestDigest>,
+    /// Fields of its message that were ignored.
+    pub ignored: Vec<String>,
 }
 
 impl JobRecord {
+    /// Whether it is known to be for another request than this one.
+    pub fn is_for_another(&self, digest: &RequestDigest) -> bool {
+        self.digest.is_some_and(|own| own != *digest)
+    }
+
     /// The contract's JSON; `outcome` is the state.
     pub fn report(&self) -> Report {
         Report {
@@ -258,6 +276,9 @@ impl JobRecord {
             started_at: self.started_at,
             finished_at: self.finished_at,
             worker: self.worker.clone(),
+            repeated: false,
+            differs: false,
+            ignored: self.ignored.clone(),
         }
     }
 }

@@ -7,7 +7,7 @@ use super::{
     Claim, ClaimRequest, Fence, JobRecord, StatRow,
     decision::{self, Decision, Row, Taking},
 };
-use crate::job::{AttemptLog, JobId, Lane, State, Timestamp, report::ReportedError};
+use crate::job::{AttemptLog, JobId, Lane, RequestDigest, State, Timestamp, report::ReportedError};
 
 /// What people see of a row, in the order that [`record`] reads. Its argument is how the database gives
 /// `result` as text.
@@ -17,7 +17,7 @@ macro_rules! record_columns {
             "id, lane, operation, bucket, key, state, attempts, parks, replay, \
              error_class, error_code, error_message, request_id, ",
             $result,
-            ", enqueued_at, started_at, finished_at, worker, failed_attempts"
+            ", enqueued_at, started_at, finished_at, worker, failed_attempts, request_digest, ignored"
         )
     };
 }
@@ -30,14 +30,15 @@ macro_rules! claim_columns {
 pub(super) use {claim_columns, record_columns};
 
 /// How many columns `record_columns` names.
-const RECORD_COLUMNS: usize = 19;
+const RECORD_COLUMNS: usize = 21;
 
-/// A row of a database of ours: text and 64-bit integers, any of them absent.
+/// A row of a database of ours: text, 64-bit integers and bytes, any of them absent.
 pub(super) trait LedgerRow {
     fn text(&self, column: usize) -> Result<&str, sqlx::Error>;
     fn text_if_any(&self, column: usize) -> Result<Option<&str>, sqlx::Error>;
     fn number(&self, column: usize) -> Result<i64, sqlx::Error>;
     fn number_if_any(&self, column: usize) -> Result<Option<i64>, sqlx::Error>;
+    fn bytes_if_any(&self, column: usize) -> Result<Option<&[u8]>, sqlx::Error>;
 
     fn count(&self, column: usize) -> Result<u32, sqlx::Error> {
         // Counts are never negative; one past `u32` would be as good as infinite.
@@ -59,6 +60,7 @@ where
     usize: ColumnIndex<R>,
     for<'r> &'r str: Decode<'r, R::Database> + Type<R::Database>,
     for<'r> i64: Decode<'r, R::Database> + Type<<R as SqlRow>::Database>,
+    for<'r> &'r [u8]: Decode<'r, R::Database> + Type<R::Database>,
     R::Database: Database,
 {
     fn text(&self, column: usize) -> Result<&str, sqlx::Error> {
@@ -74,6 +76,10 @@ where
     }
 
     fn number_if_any(&self, column: usize) -> Result<Option<i64>, sqlx::Error> {
+        self.try_get(column)
+    }
+
+    fn bytes_if_any(&self, column: usize) -> Result<Option<&[u8]>, sqlx::Error> {
         self.try_get(column)
     }
 }
@@ -114,6 +120,8 @@ pub(super) fn record(row: &impl LedgerRow) -> Result<JobRecord, sqlx::Error> {
             .text_if_any(18)?
             .map(AttemptLog::read)
             .unwrap_or_default(),
+        digest: digest(row)?,
+        ignored: ignored(row)?,
     })
 }
 
@@ -134,6 +142,7 @@ pub(super) fn claim(
             fence,
         },
         Decision::LeasedElsewhere => Claim::LeasedElsewhere,
+        Decision::OtherRequest => Claim::OtherRequest,
     };
     Ok((claim, None))
 }
@@ -154,7 +163,21 @@ fn row(row: &impl LedgerRow) -> Result<Row, sqlx::Error> {
         started_at: row.time(15)?,
         age_from: row.time(column(5))?,
         buried: row.time_if_any(column(6))?.is_some(),
+        digest: digest(row)?,
+        ignored: ignored(row)?,
     })
+}
+
+fn digest(row: &impl LedgerRow) -> Result<Option<RequestDigest>, sqlx::Error> {
+    Ok(row.bytes_if_any(19)?.and_then(RequestDigest::from_bytes))
+}
+
+fn ignored(row: &impl LedgerRow) -> Result<Vec<String>, sqlx::Error> {
+    let names = row.text_if_any(20)?.map(serde_json::from_str);
+    names
+        .transpose()
+        .map_err(unreadable)
+        .map(Option::unwrap_or_default)
 }
 
 /// Reads lane, state, error code and their count.

@@ -116,6 +116,8 @@ metrics! {
     access_denied: IntCounterVec = "brigade_access_denied_total" ["lane"];
     /// Deliveries of jobs that had finished before.
     duplicates: IntCounterVec = "brigade_duplicates_total" ["lane"];
+    /// Deliveries that asked for something else than the job of their id: it was not done.
+    repeats_differ: IntCounterVec = "brigade_repeats_differ_total" ["lane"];
     /// Deliveries that the broker marked as redelivered.
     redeliveries: IntCounterVec = "brigade_redeliveries_total" ["lane"];
     /// Acknowledgements that could not be sent; the redelivery meets the ledger.
@@ -254,6 +256,7 @@ impl Metrics {
             self.jobs_in_flight.with_label_values(&[lane_label]);
             for counter in [
                 &self.duplicates,
+                &self.repeats_differ,
                 &self.redeliveries,
                 &self.acks_lost,
                 &self.access_denied,

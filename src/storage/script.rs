@@ -35,7 +35,7 @@ use super::{
     source::{SourceRules, Sources},
 };
 use crate::{
-    job::{Carried, Failure, Job, JobId, Operation, Timestamp, place::Roots},
+    job::{Carried, Failure, Job, JobId, Operation, RequestDigest, Timestamp, place::Roots},
     metrics::Metrics,
     resilience::{CircuitBreaker, CircuitSettings, RetryPolicy, TokioClock},
 };
@@ -377,7 +377,9 @@ impl Stage {
 pub(crate) fn job(operation: Operation) -> Job {
     Job {
         id: JobId::parse("job-1").unwrap(),
+        digest: RequestDigest::of(&operation),
         operation,
+        ignored: Vec::new(),
         reply_to: None,
         correlation_id: None,
         published_at: None,

@@ -38,9 +38,11 @@ async fn a_finished_job_that_comes_again_is_answered_from_the_ledger() {
         let answer = stage.request(Lane::Upload, stage::put("j1", "k1")).await;
         serde_json::from_slice::<Value>(&answer.body).unwrap()
     };
-    let (first, second) = (ask().await, ask().await);
+    let (first, mut second) = (ask().await, ask().await);
     assert_eq!(first["outcome"], "completed");
     assert_eq!(first["result"]["size"], 10);
+    let repeated = second.as_object_mut().unwrap().remove("repeated");
+    assert_eq!(repeated, Some(true.into()));
     assert_eq!(first, second);
     assert_eq!(stage.puts(), 1);
     worker.drain(stage::PATIENCE).await;

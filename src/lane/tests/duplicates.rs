@@ -8,7 +8,7 @@ use crate::{
 
 impl Rig {
     /// Another worker runs the job to this end, and does nothing more.
-    async fn end_elsewhere(&self, id: &str, state: State, failure: Option<Failure>) {
+    pub(super) async fn end_elsewhere(&self, id: &str, state: State, failure: Option<Failure>) {
         let Claim::Taken(taken) = self.claim_elsewhere("other", id).await else {
             panic!("{id} was not free");
         };

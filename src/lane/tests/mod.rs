@@ -7,6 +7,7 @@
 mod clocks;
 mod duplicates;
 mod pauses;
+mod repeats;
 mod settling;
 mod streams;
 mod trouble;
@@ -26,7 +27,7 @@ use crate::{
         JobId, Lane, Message, OperationName, State, Timestamp,
         outcome::ParkDelay,
         place::{Origins, Roots},
-        wire::Rules,
+        wire::{Rules, decode},
     },
     ledger::{
         Claim, ClaimRequest, Ledger,
@@ -103,12 +104,7 @@ impl Rig {
         let mut limits = LaneLimits {
             concurrency: 2,
             admission: 2,
-            rules: Rules {
-                max_message_bytes: 10_000,
-                destination_roots: Roots::new("destinations.file_roots", Vec::new()),
-                source_roots: Roots::new("sources.file_roots", Vec::new()),
-                source_origins: Origins::new(Vec::new()),
-            },
+            rules: rules(),
             allow: AllowList::default(),
             retry: self.stage.context().retry,
             max_job_age: 24 * HOUR,
@@ -243,6 +239,10 @@ impl Rig {
         self.of_lane(&self.stage.metrics.duplicates)
     }
 
+    fn repeats_that_differ(&self) -> u64 {
+        self.of_lane(&self.stage.metrics.repeats_differ)
+    }
+
     fn redeliveries(&self) -> u64 {
         self.of_lane(&self.stage.metrics.redeliveries)
     }
@@ -298,12 +298,16 @@ impl Rig {
 
     /// Another worker claims the job.
     async fn claim_elsewhere(&self, worker: &str, id: &str) -> Claim {
+        let sent = message(id, &put());
+        let job = decode(&sent, Lane::Upload, &rules(), Timestamp::now()).unwrap();
         let request = ClaimRequest {
             id: JobId::parse(id).unwrap(),
             lane: self.lane,
             operation: OperationName::PutObject,
             bucket: "b".to_owned(),
             key: Some("k".to_owned()),
+            digest: job.digest,
+            ignored: Vec::new(),
             enqueued_at: Timestamp::now(),
             replay: 0,
             replayed_at: None,
@@ -336,6 +340,15 @@ impl Rig {
         found.extend(self.published.iter().filter(|id| is_finished(id)).cloned());
         let lost: Vec<_> = self.published.difference(&found).collect();
         assert!(lost.is_empty(), "lost: {lost:?}");
+    }
+}
+
+fn rules() -> Rules {
+    Rules {
+        max_message_bytes: 10_000,
+        destination_roots: Roots::new("destinations.file_roots", Vec::new()),
+        source_roots: Roots::new("sources.file_roots", Vec::new()),
+        source_origins: Origins::new(Vec::new()),
     }
 }
 

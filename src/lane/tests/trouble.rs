@@ -337,6 +337,8 @@ async fn the_ledger_is_asked_for_earlier_uploads_only_of_jobs_that_ran() {
     let upload = json!({"version": 1, "operation": "upload_fileobj", "bucket": "b", "key": "k",
         "source": {"file": file.path()}});
     rig.kill_workers(1, "died").await;
+    // What was claimed was a put.
+    rig.ledger.forget_requests();
     rig.run(|limits| {
         limits.rules.source_roots = Roots::new("sources.file_roots", vec![std::env::temp_dir()]);
     });

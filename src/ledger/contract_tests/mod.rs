@@ -12,7 +12,7 @@ use super::{
     LedgerError, Owner, StatRow, Taken,
 };
 use crate::job::{
-    AttemptLog, Failure, FailureClass, JobId, Lane, OperationName, State, Timestamp,
+    AttemptLog, Failure, FailureClass, JobId, Lane, OperationName, RequestDigest, State, Timestamp,
     report::ReportedError,
 };
 
@@ -29,6 +29,9 @@ pub(super) trait TestDatabase: Send + Sync {
 
     /// Makes every lease and every ending that much older.
     async fn pass(&self, time: Duration);
+
+    /// Makes every row one of a version that noted no requests.
+    async fn forget_requests(&self);
 
     /// Leaves nothing behind.
     async fn end(self);
@@ -61,6 +64,11 @@ macro_rules! ledger_contract {
             failed_attempts_are_kept_once_the_newest_first
             an_ending_names_the_last_error_until_the_job_completes
             answers_come_in_the_order_of_the_questions
+            a_row_notes_the_request_that_its_job_asks_for
+            nothing_else_is_taken_while_the_first_request_has_not_ended
+            a_replayed_letter_is_the_request_of_its_row_from_then_on
+            a_row_that_ignored_what_is_known_now_is_taken
+            a_row_without_a_request_is_taken_by_any_which_it_notes
             two_workers_never_take_the_same_job
         }
     };
@@ -99,9 +107,11 @@ pub(super) use ledger_contract;
 
 mod endings;
 mod lists;
+mod requests;
 mod uploads;
 pub(super) use endings::*;
 pub(super) use lists::*;
+pub(super) use requests::*;
 pub(super) use uploads::*;
 
 fn id(text: &str) -> JobId {
@@ -112,6 +122,10 @@ fn at(micros: i64) -> Timestamp {
     Timestamp::from_micros(micros)
 }
 
+fn digest(number: u8) -> RequestDigest {
+    RequestDigest::from_bytes(&[number; RequestDigest::LEN]).unwrap()
+}
+
 pub(super) fn request(name: &str) -> ClaimRequest {
     ClaimRequest {
         id: id(name),
@@ -119,6 +133,8 @@ pub(super) fn request(name: &str) -> ClaimRequest {
         operation: OperationName::PutObject,
         bucket: "reports".to_owned(),
         key: Some(format!("2026/{name}")),
+        digest: digest(1),
+        ignored: Vec::new(),
         enqueued_at: at(1_700_000_000_000_000),
         replay: 0,
         replayed_at: None,
@@ -214,38 +230,6 @@ pub(super) async fn a_new_job_is_taken_with_what_its_delivery_carries(
         ("put_object", Lane::Upload)
     );
     assert_eq!(ledger.get(&id("unknown")).await.unwrap(), None);
-}
-
-pub(super) async fn a_job_is_never_enqueued_after_its_first_claim(database: &impl TestDatabase) {
-    let ledger = database.ledger("a").await;
-    let ahead = |hours: u64| Timestamp::now().plus(Duration::from_secs(3_600 * hours));
-    let request = ClaimRequest {
-        enqueued_at: ahead(1),
-        ..request("j")
-    };
-    let first = take(&ledger, request.clone()).await;
-    assert_eq!(first.enqueued_at, first.started_at);
-    assert_eq!(first.age_from, first.started_at);
-    record(&ledger, ending("j", first, State::Retrying)).await;
-    // Hours later, from a producer whose clock is still ahead.
-    let later = ClaimRequest {
-        enqueued_at: ahead(5),
-        ..request
-    };
-    let again = take(&ledger, later.clone()).await;
-    assert_eq!(again.enqueued_at, first.started_at);
-    let row = ledger.get(&later.id).await.unwrap().unwrap();
-    assert_eq!(row.enqueued_at, first.started_at);
-    record(&ledger, ending("j", again, State::DeadLettered)).await;
-
-    // An operator's clock may be ahead as well.
-    let replayed = ClaimRequest {
-        replay: 1,
-        replayed_at: Some(ahead(2)),
-        ..later
-    };
-    let taken = take(&ledger, replayed).await;
-    assert!(taken.age_from < ahead(1), "{}", taken.age_from);
 }
 
 pub(super) async fn a_job_given_back_is_taken_again_with_its_own_counts(

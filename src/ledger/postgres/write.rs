@@ -16,7 +16,7 @@ use crate::{
     job::{JobId, Timestamp, attempts::MAX_BYTES},
     ledger::{
         Claim, ClaimRequest, Committed, Ending, Fence,
-        batch::{self, Claims, clean, clean_code, signed},
+        batch::{self, Claims, clean, clean_code, ignored_text, signed},
         decision::{self, Taking},
         record::{self, LedgerRow, claim_columns, record_columns},
     },
@@ -35,20 +35,23 @@ pub(super) use now;
 /// Inserts the jobs that have no row, which is nearly all of them.
 pub(super) const INSERT: &str = concat!(
     "insert into jobs (id, lane, operation, bucket, key, state, attempts, enqueued_at, started_at, \
-        worker, owner, fence, leased_until, parks, panics, unfinished, replay, age_from) \
+        worker, owner, fence, leased_until, parks, panics, unfinished, replay, age_from, \
+        request_digest, ignored) \
     select e.id, e.lane, e.operation, e.bucket, e.key, 'running', e.attempts, \
         least(e.enqueued_at, ",
     now!(),
     "), ",
     now!(),
-    ", $12, $13, e.fence, $14 + ",
+    ", $14, $15, e.fence, $16 + ",
     now!(),
     ", e.parks, 0, 0, e.replay, least(e.age_from, ",
     now!(),
-    ") \
+    "), e.digest, e.ignored \
     from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], \
-        $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[]) \
-    as e(id, lane, operation, bucket, key, attempts, enqueued_at, fence, parks, replay, age_from) \
+        $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bytea[], \
+        $13::text[]) \
+    as e(id, lane, operation, bucket, key, attempts, enqueued_at, fence, parks, replay, age_from, \
+        digest, ignored) \
     on conflict (id) do nothing returning id, started_at"
 );
 
@@ -63,14 +66,21 @@ pub(super) const LOOK: &str = concat!(
     " from jobs where id = any($1::text[]) order by id for update"
 );
 
-/// Takes rows that are there.
+/// Takes rows that are there. The request is that of the row, but for a row that has none or another's.
 pub(super) const TAKE: &str = concat!(
-    "update jobs set state = 'running', worker = $8, owner = $9, leased_until = $10 + ",
+    "update jobs set state = 'running', worker = $14, owner = $15, leased_until = $16 + ",
     now!(),
     ", finished_at = null, buried_at = null, fence = e.fence, parks = e.parks, panics = e.panics, \
-        unfinished = e.unfinished, replay = e.replay, age_from = e.age_from \
+        unfinished = e.unfinished, replay = e.replay, age_from = e.age_from, \
+        lane = coalesce(e.lane, jobs.lane), operation = coalesce(e.operation, jobs.operation), \
+        bucket = coalesce(e.bucket, jobs.bucket), \
+        key = case when e.digest is null then jobs.key else e.key end, \
+        request_digest = coalesce(e.digest, jobs.request_digest), \
+        ignored = case when e.digest is null then jobs.ignored else e.ignored end \
     from unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], \
-        $7::bigint[]) as e(id, fence, parks, panics, unfinished, replay, age_from) \
+        $7::bigint[], $8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::text[]) \
+    as e(id, fence, parks, panics, unfinished, replay, age_from, lane, operation, bucket, key, \
+        digest, ignored) \
     where jobs.id = e.id"
 );
 
@@ -180,6 +190,8 @@ async fn insert<'a>(
         .bind(column(&firsts, |first| i64::from(first.taken.parks)))
         .bind(column(&firsts, |first| i64::from(first.replay)))
         .bind(column(&firsts, |first| first.taken.age_from.as_micros()))
+        .bind(column(requests, |request| request.digest.as_bytes()))
+        .bind(column(requests, |request| ignored_text(request)))
         .bind(&*ledger.owner.worker)
         .bind(&*ledger.owner.unique)
         .bind(micros(ledger.lease))
@@ -212,25 +224,32 @@ async fn resume<'a>(
         .iter()
         .map(|request| (request.id.as_str(), request))
         .collect();
-    let mut takings: Vec<(&str, Taking)> = Vec::new();
+    let mut takings: Vec<(&ClaimRequest, Taking)> = Vec::new();
     for row in &found {
         let Some(request) = by_id.get(row.text(0)?) else {
             continue;
         };
         let now = row.time(row.len() - 1)?;
         let (claim, taking) = record::claim(row, request, &ledger.owner.unique, now)?;
-        takings.extend(taking.map(|taking| (request.id.as_str(), taking)));
+        takings.extend(taking.map(|taking| (**request, taking)));
         claims.insert(request.id.as_str(), claim);
     }
     if !takings.is_empty() {
+        let described = column(&takings, |(request, to)| to.describes.then_some(*request));
         sqlx::query(TAKE)
-            .bind(column(&takings, |(id, _)| *id))
+            .bind(column(&takings, |(request, _)| request.id.as_str()))
             .bind(column(&takings, |(_, to)| to.taken.fence.0))
             .bind(column(&takings, |(_, to)| i64::from(to.taken.parks)))
             .bind(column(&takings, |(_, to)| i64::from(to.taken.panics)))
             .bind(column(&takings, |(_, to)| i64::from(to.taken.unfinished)))
             .bind(column(&takings, |(_, to)| i64::from(to.replay)))
             .bind(column(&takings, |(_, to)| to.taken.age_from.as_micros()))
+            .bind(column(&described, |it| it.map(|it| it.lane.as_str())))
+            .bind(column(&described, |it| it.map(|it| it.operation.as_str())))
+            .bind(column(&described, |it| it.map(|it| it.bucket.as_str())))
+            .bind(column(&described, |it| it.and_then(|it| it.key.as_deref())))
+            .bind(column(&described, |it| it.map(|it| it.digest.as_bytes())))
+            .bind(column(&described, |it| it.and_then(ignored_text)))
             .bind(&*ledger.owner.worker)
             .bind(&*ledger.owner.unique)
             .bind(micros(ledger.lease))

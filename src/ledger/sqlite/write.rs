@@ -15,7 +15,7 @@ use crate::{
     job::{JobId, Timestamp, attempts::MAX_BYTES},
     ledger::{
         Claim, ClaimRequest, Committed, Ending, Fence,
-        batch::{self, Claims, clean, clean_code, signed},
+        batch::{self, Claims, clean, clean_code, ignored_text, signed},
         decision::{self, Taking},
         record::{self, claim_columns, record_columns},
     },
@@ -24,9 +24,10 @@ use crate::{
 /// Inserts the jobs that have no row, which is nearly all of them.
 pub(super) const INSERT: &str = "\
     insert into jobs (id, lane, operation, bucket, key, state, attempts, enqueued_at, started_at, \
-        worker, owner, fence, leased_until, parks, panics, unfinished, replay, age_from) \
+        worker, owner, fence, leased_until, parks, panics, unfinished, replay, age_from, \
+        request_digest, ignored) \
     select value->>0, value->>1, value->>2, value->>3, value->>4, 'running', value->>5, value->>6, $2, \
-        $3, $4, value->>7, $5, value->>8, 0, 0, value->>9, value->>10 \
+        $3, $4, value->>7, $5, value->>8, 0, 0, value->>9, value->>10, unhex(value->>11), value->>12 \
     from json_each($1) where true \
     on conflict (id) do nothing returning id";
 
@@ -39,11 +40,16 @@ pub(super) const LOOK: &str = concat!(
     " from jobs where id in (select value from json_each($1))"
 );
 
-/// Takes rows that are there.
+/// Takes rows that are there. The request is that of the row, but for a row that has none or another's.
 pub(super) const TAKE: &str = "\
     update jobs set state = 'running', worker = $2, owner = $3, leased_until = $4, finished_at = null, \
         buried_at = null, fence = e.value->>1, parks = e.value->>2, panics = e.value->>3, \
-        unfinished = e.value->>4, replay = e.value->>5, age_from = e.value->>6 \
+        unfinished = e.value->>4, replay = e.value->>5, age_from = e.value->>6, \
+        lane = coalesce(e.value->>7, lane), operation = coalesce(e.value->>8, operation), \
+        bucket = coalesce(e.value->>9, bucket), \
+        key = case when e.value->>11 is null then jobs.key else e.value->>10 end, \
+        request_digest = coalesce(unhex(e.value->>11), request_digest), \
+        ignored = case when e.value->>11 is null then ignored else e.value->>12 end \
     from json_each($1) as e where jobs.id = e.value->>0";
 
 /// Records endings. Of an error that a job met before, nothing is forgotten until it ends otherwise.
@@ -116,7 +122,7 @@ async fn insert<'a>(
     claims: &mut Claims<'a>,
 ) -> Result<(), sqlx::Error> {
     let row = |request: &&'a ClaimRequest| {
-        let Taking { taken, replay } = decision::first(request, now);
+        let Taking { taken, replay, .. } = decision::first(request, now);
         (
             request.id.as_str(),
             request.lane.as_str(),
@@ -129,6 +135,8 @@ async fn insert<'a>(
             taken.parks,
             replay,
             taken.age_from.as_micros(),
+            request.digest.to_string(),
+            ignored_text(request),
         )
     };
     let inserted = sqlx::query(INSERT)
@@ -175,7 +183,9 @@ async fn resume<'a>(
             continue;
         };
         let (claim, taking) = record::claim(row, request, &ledger.owner.unique, now)?;
-        takings.extend(taking.map(|Taking { taken, replay }| {
+        takings.extend(taking.map(|taking| {
+            let Taking { taken, replay, .. } = taking;
+            let described = taking.describes.then_some(request);
             (
                 request.id.as_str(),
                 taken.fence.0,
@@ -184,6 +194,12 @@ async fn resume<'a>(
                 taken.unfinished,
                 replay,
                 taken.age_from.as_micros(),
+                described.map(|request| request.lane.as_str()),
+                described.map(|request| request.operation.as_str()),
+                described.map(|request| request.bucket.as_str()),
+                described.and_then(|request| request.key.as_deref()),
+                described.map(|request| request.digest.to_string()),
+                described.and_then(|request| ignored_text(request)),
             )
         }));
         claims.insert(request.id.as_str(), claim);

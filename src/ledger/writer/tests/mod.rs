@@ -10,7 +10,7 @@ mod scripted;
 use scripted::{OPEN, Scripted};
 
 use super::*;
-use crate::job::{AttemptLog, Lane, OperationName, State, Timestamp};
+use crate::job::{AttemptLog, Lane, OperationName, RequestDigest, State, Timestamp};
 
 fn start(ledger: &Arc<Scripted>, settings: WriterSettings) -> LedgerWriter {
     let metrics = Arc::new(Metrics::try_new(1).unwrap());
@@ -32,6 +32,8 @@ fn request(name: &str) -> ClaimRequest {
         operation: OperationName::PutObject,
         bucket: "b".to_owned(),
         key: None,
+        digest: RequestDigest::from_bytes(&[1; RequestDigest::LEN]).unwrap(),
+        ignored: Vec::new(),
         enqueued_at: Timestamp::from_micros(1),
         replay: 0,
         replayed_at: None,

@@ -94,6 +94,7 @@ impl Ledger for Scripted {
                 enqueued_at: request.enqueued_at,
                 started_at: request.enqueued_at,
                 age_from: request.enqueued_at,
+                replaces: false,
             })
         };
         Ok(requests.iter().map(take).collect())
