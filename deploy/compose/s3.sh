@@ -11,12 +11,15 @@ bucket=${1:?usage: s3.sh BUCKET}
 # shellcheck source=/dev/null
 . "${SECRETS:-/run/brigade}/s3.env"
 
-# The bucket is made as soon as the filer answers.
-shell() { weed shell -master=127.0.0.1:9333 2>/dev/null; }
-until echo s3.bucket.list | shell | grep -q "^ *$bucket[[:space:]]"; do
-  echo "s3.bucket.create -name $bucket" | shell >/dev/null || true
-  sleep 1
-done &
+# The bucket is made as soon as the filer answers. As long as the filer is not there, asking it costs next to nothing.
+has() { wget -q -O /dev/null "http://127.0.0.1:8888/$1"; }
+{
+  until has ''; do sleep 1; done
+  until has "buckets/$bucket/"; do
+    echo "s3.bucket.create -name $bucket" | timeout 30 weed shell -master=127.0.0.1:9333 >/dev/null 2>&1 || true
+    sleep 1
+  done
+} &
 
 exec weed server -dir="${DATA:-/data}" -ip=127.0.0.1 -ip.bind=127.0.0.1 \
   -master.volumeSizeLimitMB=1024 -master.telemetry=false -volume.max=0 -filer \
