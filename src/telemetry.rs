@@ -36,9 +36,7 @@ pub fn install(level: &str, format: LogFormat) -> Result<(), String> {
         text_log(filter, std::io::stderr, std::io::stderr().is_terminal()).try_init()
     };
     installed.map_err(|error| error.to_string())?;
-    if json {
-        std::panic::set_hook(Box::new(report_panic));
-    }
+    std::panic::set_hook(Box::new(report_panic));
     Ok(())
 }
 
@@ -88,7 +86,8 @@ where
         .finish()
 }
 
-/// The standard report of a panic is text of several lines, which no reader of JSON lines understands.
+/// The standard report of a panic is text of several lines, which no reader of JSON lines understands, and which may
+/// quote what a terminal would obey.
 /// A job's panic is caught, and told once more by its lane, with the job's fields.
 fn report_panic(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string);
