@@ -126,12 +126,12 @@ mod tests {
     fn said(colours: bool) -> String {
         let kept = Kept::default();
         let writer = kept.clone();
-        let log = text_log(EnvFilter::new("info"), move || writer.clone(), colours);
+        let log = text_log(EnvFilter::new("debug"), move || writer.clone(), colours);
         tracing::subscriber::with_default(log, || {
             let error = io::Error::other(HOSTILE);
             let error: &dyn std::error::Error = &error;
-            tracing::warn!(text = HOSTILE, shown = %HOSTILE, debugged = ?HOSTILE, error, "buried");
-            tracing::warn!("{HOSTILE}");
+            tracing::debug!(text = HOSTILE, shown = %HOSTILE, debugged = ?HOSTILE, error, "buried");
+            tracing::debug!("{HOSTILE}");
         });
         String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()
     }
@@ -170,10 +170,10 @@ mod tests {
 
     #[test]
     fn a_log_that_cannot_be_written_is_left_out() {
-        let info = || EnvFilter::new("info");
-        tracing::subscriber::with_default(json_log(info(), || Full), || tracing::warn!("lost"));
-        tracing::subscriber::with_default(text_log(info(), || Full, false), || {
-            tracing::warn!("lost")
+        let debug = || EnvFilter::new("debug");
+        tracing::subscriber::with_default(json_log(debug(), || Full), || tracing::debug!("lost"));
+        tracing::subscriber::with_default(text_log(debug(), || Full, false), || {
+            tracing::debug!("lost")
         });
     }
 }

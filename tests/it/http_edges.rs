@@ -35,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Counted {
     broker: Arc<dyn Broker>,
     looks: AtomicUsize,
+    /// How long a look takes.
+    delay: Duration,
 }
 
 #[async_trait]
@@ -53,6 +55,7 @@ impl Broker for Counted {
 
     async fn queue_ready(&self, lane: Lane) -> Option<u32> {
         self.looks.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(self.delay).await;
         self.broker.queue_ready(lane).await
     }
 
@@ -101,46 +104,57 @@ async fn first_line(at: &str, request: &str) -> String {
         .to_owned()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn all_callers_of_the_status_share_one_look_at_the_queues_a_second() {
+/// Looks at the queues while `/api/status` is asked for, `rounds` times twenty at a time; and how long that took.
+async fn looks(delay: Duration, rounds: usize) -> (usize, Duration) {
     let stage = Stage::new().await;
     let settings = stage.settings();
     let broker = Arc::new(Counted {
         broker: Arc::new(MemoryBroker::new(&stage.prefix)),
         looks: AtomicUsize::new(0),
+        delay,
     });
     let metrics = Arc::new(Metrics::try_new(50).unwrap());
     let mut storage = storage_settings(&settings);
     storage.credentials = Some(stage.s3.credentials());
     let shared: Arc<dyn Broker> = broker.clone();
-    let worker = Worker::start_on(shared, &settings, &Lane::ALL, metrics, storage)
-        .await
-        .unwrap();
-    let http = HttpServer::start(([127, 0, 0, 1], 0).into(), worker.view().clone())
+    let worker = Worker::start_on(shared, &settings, &Lane::ALL, metrics, storage).await;
+    let worker = worker.unwrap();
+    let listen = ([127, 0, 0, 1], 0).into();
+    let http = HttpServer::start(listen, worker.view().clone())
         .await
         .unwrap();
     let at = http.address().to_string();
+    let ask = async || {
+        let status = client::get(&at, "/api/status", PATIENCE).await.unwrap();
+        let ready = &status.json()["lanes"]["read"]["queue_ready"];
+        assert_eq!((status.code, ready), (200, &0.into()));
+    };
     broker.looks.store(0, Ordering::SeqCst);
     let began = Instant::now();
-    let ask = async || {
-        let status = client::get(&at, "/api/status", SOON).await.unwrap();
-        assert_eq!(
-            (status.code, &status.json()["lanes"]["read"]["queue_ready"]),
-            (200, &0.into())
-        );
-    };
-    for _ in 0..5 {
+    for _ in 0..rounds {
         futures_util::future::join_all((0..20).map(|_| ask())).await;
     }
-    let most = 3 * (2 + usize::try_from(began.elapsed().as_secs()).unwrap());
+    let took = began.elapsed();
     let looks = broker.looks.load(Ordering::SeqCst);
-    assert!(
-        looks <= most,
-        "{looks} looks for 100 calls in {:?}",
-        began.elapsed()
-    );
     worker.drain(stage::PATIENCE).await;
     http.stop().await;
+    (looks, took)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_callers_of_the_status_share_one_look_at_the_queues_a_second() {
+    let (looks, took) = looks(Duration::ZERO, 5).await;
+    let most = 3 * (2 + usize::try_from(took.as_secs()).unwrap());
+    assert!(looks <= most, "{looks} looks for 100 calls in {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_who_wait_for_a_slow_look_share_it() {
+    let (looks, took) = looks(Duration::from_millis(1500), 1).await;
+    assert!(
+        looks <= 6,
+        "{looks} looks of 1.5 s for 20 callers at once, in {took:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
