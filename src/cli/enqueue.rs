@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use super::{
     CommandError, Exit, Outcome, Output, Shared, batch,
     output::{print, print_bytes, print_json, unless_left},
-    upload,
+    unanswered, upload,
 };
 use crate::{
     broker::{
@@ -242,7 +242,8 @@ pub(super) async fn run(shared: &Shared, args: EnqueueArgs) -> Outcome {
         Some(id) => JobId::parse(&id).map_err(CommandError::usage)?,
         None => JobId::fresh(),
     };
-    let target = Target::Jobs(operation.name().lane());
+    let lane = operation.name().lane();
+    let target = Target::Jobs(lane);
     let message = checked_message(&id, &operation, &settings)?;
     let producer = connect(shared, &settings).await?;
     if !how.wait {
@@ -254,15 +255,26 @@ pub(super) async fn run(shared: &Shared, args: EnqueueArgs) -> Outcome {
         return Ok(Exit::Done);
     }
     let patience = how.wait_timeout.unwrap_or(WAIT);
-    let answer = producer.request(&target, &message, patience).await;
-    let answer = answer.map_err(|error| match error {
-        RequestError::Publish(error) => publish_failed(error),
-        RequestError::NoAnswer => CommandError::unreachable(format!(
-            "job {id} has no result after {}; it goes on, see: brigade jobs show {id}",
-            humantime::format_duration(patience)
-        )),
-    })?;
-    show(shared.output, &answer)
+    let why = match producer.request(&target, &message, patience).await {
+        Ok(answer) => return show(shared.output, &answer),
+        Err(RequestError::Publish(error)) => return Err(publish_failed(error)),
+        Err(RequestError::NoAnswer) => {
+            let waited = humantime::format_duration(patience);
+            format!("job {id} has no result after {waited}")
+        }
+        Err(RequestError::Lost) => {
+            format!("the connection to RabbitMQ was lost before job {id} had a result")
+        }
+    };
+    let known = unanswered::known(shared, &settings, &producer, &id, lane).await;
+    let known = if known.is_empty() {
+        String::new()
+    } else {
+        format!(": {known}")
+    };
+    Err(CommandError::unreachable(format!(
+        "{why}{known}. The job goes on, see: brigade jobs show {id}"
+    )))
 }
 
 /// One job a file: prints the ids, in order, as they are confirmed. All are published although the reader of the ids

@@ -175,8 +175,10 @@ fn table_of(jobs: &[JobRecord]) -> Rows {
         "state",
         "attempts",
         "error",
+        "next try",
     ];
     let mut rows = Rows::headed(head);
+    let now = Timestamp::now();
     for job in jobs {
         let object = match &job.key {
             Some(key) => format!("{}/{key}", job.bucket),
@@ -191,16 +193,43 @@ fn table_of(jobs: &[JobRecord]) -> Rows {
             job.state.as_str().to_owned(),
             job.attempts.to_string(),
             code.unwrap_or_default(),
+            job.next_try().map_or_else(String::new, |next| {
+                format!("{} ({})", until(next.at, now), next.reason.as_str())
+            }),
         ]);
     }
     rows
 }
 
-/// The contract's section 3, and the state.
+/// The contract's section 3, the state, and of a parked job its way back.
 fn job_json(job: &JobRecord) -> Value {
     let mut value = serde_json::to_value(job.report()).unwrap_or(Value::Null);
     value["state"] = job.state.as_str().into();
+    value["parks"] = job.parks.into();
+    let next = job.next_try();
+    value["next_try_at"] = json!(next.map(|next| next.at));
+    value["retry_reason"] = json!(next.map(|next| next.reason.as_str()));
     value
+}
+
+/// A time to come in words. One that is past is a job that waits in its queue: behind others, or for its lane to
+/// go on.
+pub(super) fn until(time: Timestamp, now: Timestamp) -> String {
+    if time > now {
+        // Up to a second more is better than a second less.
+        let wait = (time.since(now) + Duration::from_millis(999)).as_secs();
+        format!(
+            "in {}",
+            humantime::format_duration(Duration::from_secs(wait))
+        )
+    } else {
+        let past = Duration::from_secs(now.since(time).as_secs());
+        let since = match past {
+            Duration::ZERO => "now".to_owned(),
+            past => format!("for {}", humantime::format_duration(past)),
+        };
+        format!("due {since}, waits in its queue")
+    }
 }
 
 async fn show(shared: &Shared, ledger: &dyn Ledger, id: &str) -> Outcome {
@@ -217,6 +246,10 @@ async fn show(shared: &Shared, ledger: &dyn Ledger, id: &str) -> Outcome {
         print_json(&value)?;
         return Ok(Exit::Done);
     }
+    if let Some(next) = job.next_try() {
+        let wait = until(next.at, Timestamp::now());
+        value["next_try_at"] = format!("{} ({wait})", next.at).into();
+    }
     let mut rows = Rows::new();
     let names = [
         "id",
@@ -226,6 +259,9 @@ async fn show(shared: &Shared, ledger: &dyn Ledger, id: &str) -> Outcome {
         "key",
         "state",
         "attempts",
+        "parks",
+        "next_try_at",
+        "retry_reason",
         "result",
         "error",
         "enqueued_at",

@@ -20,6 +20,7 @@ mod migrate;
 mod output;
 mod signals;
 mod topology;
+mod unanswered;
 mod upload;
 mod worker;
 

@@ -55,9 +55,9 @@ pub(super) fn of(view: &WorkerView) -> Readiness {
         add("drain", "the worker is stopping".to_owned());
     }
     let broker = view.broker.status().borrow().clone();
-    for link in [&broker.consume, &broker.publish] {
+    for (role, link) in [("consume", &broker.consume), ("publish", &broker.publish)] {
         if let Link::Down(why) = link {
-            add("amqp", why.clone());
+            add("amqp", format!("{role} connection: {why}"));
         }
     }
     if let Some(problem) = broker.topology {

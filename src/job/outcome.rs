@@ -186,6 +186,11 @@ impl ParkDelay {
         }
     }
 
+    /// The same as a duration.
+    pub const fn duration(self) -> Duration {
+        Duration::from_millis(self.millis() as u64)
+    }
+
     /// The ladder: the delay after `parks` earlier parks. Cleanup starts one step down.
     pub const fn step(lane: Lane, parks: u32) -> Self {
         match (lane, parks) {

@@ -203,6 +203,7 @@ impl Shared {
                 enqueued_at: row.enqueued_at,
                 started_at: Some(row.started_at),
                 finished_at: None,
+                leased_until: row.leased_until,
                 worker: Some(worker.to_owned()),
                 failed: Vec::new(),
                 digest: row.digest,
@@ -250,6 +251,7 @@ impl Shared {
                 kept.record.parks = taken.parks;
                 kept.record.replay = replay;
                 kept.record.finished_at = None;
+                kept.record.leased_until = kept.row.leased_until;
                 if describes {
                     kept.describe(request);
                 }
@@ -274,6 +276,7 @@ impl Shared {
         record.state = ending.state;
         (record.attempts, record.parks) = (ending.attempts, ending.parks);
         record.finished_at = ending.state.is_final().then_some(now);
+        record.leased_until = (!ending.state.is_final()).then_some(now);
         if !ending.keeps_error() {
             record.error = ending.failure.as_ref().map(ReportedError::from);
         }

@@ -13,6 +13,7 @@ mod listing;
 #[cfg(test)]
 pub(crate) mod memory;
 mod migrations;
+mod next_try;
 pub mod postgres;
 mod record;
 pub mod sqlite;
@@ -24,6 +25,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
+pub use next_try::NextTry;
 use postgres::PostgresLedger;
 use sqlite::SqliteLedger;
 
@@ -245,6 +247,8 @@ pub struct JobRecord {
     pub enqueued_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
+    /// Until when its worker holds it, or when it was given back unfinished; `None` once it is final.
+    pub leased_until: Option<Timestamp>,
     pub worker: Option<String>,
     /// The newest of the attempts that failed, the newest first; over all runs.
     pub failed: Vec<FailedAttempt>,

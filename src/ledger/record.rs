@@ -17,7 +17,7 @@ macro_rules! record_columns {
             "id, lane, operation, bucket, key, state, attempts, parks, replay, \
              error_class, error_code, error_message, request_id, ",
             $result,
-            ", enqueued_at, started_at, finished_at, worker, failed_attempts, request_digest, ignored"
+            ", enqueued_at, started_at, finished_at, worker, failed_attempts, request_digest, ignored, leased_until"
         )
     };
 }
@@ -30,7 +30,7 @@ macro_rules! claim_columns {
 pub(super) use {claim_columns, record_columns};
 
 /// How many columns `record_columns` names.
-const RECORD_COLUMNS: usize = 21;
+const RECORD_COLUMNS: usize = 22;
 
 /// A row of a database of ours: text, 64-bit integers and bytes, any of them absent.
 pub(super) trait LedgerRow {
@@ -115,6 +115,7 @@ pub(super) fn record(row: &impl LedgerRow) -> Result<JobRecord, sqlx::Error> {
         enqueued_at: row.time(14)?,
         started_at: row.time_if_any(15)?,
         finished_at: row.time_if_any(16)?,
+        leased_until: row.time_if_any(21)?,
         worker: owned(row.text_if_any(17)?),
         failed: row
             .text_if_any(18)?

@@ -4,8 +4,10 @@
 use std::time::Duration;
 
 use bucket_brigade::{
+    broker::{Target, rabbitmq::RequestError},
+    dev::s3_server::{Class, Fault, Rule},
     http::{HttpServer, client},
-    job::{Lane, Timestamp},
+    job::{Lane, State, Timestamp},
     worker::Worker,
 };
 use serde_json::{Value, json};
@@ -205,4 +207,153 @@ async fn bad_and_refused_jobs_are_among_the_recent_failures() {
     }
     worker.drain(stage::PATIENCE).await;
     http.stop().await;
+}
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_tried_again_names_its_next_try_and_why() {
+    let mut stage = Stage::new().await;
+    stage.s3.faults().add(stage::unavailable());
+    let worker = stage.worker().await;
+    stage.publish(Lane::Upload, stage::put("late", "k")).await;
+    stage.until("late", State::Retrying).await;
+    let now = Timestamp::now();
+    let show = json(&run(&stage, &["jobs", "show", "late", "--output", "json"]).await);
+    let next = time(&show["next_try_at"]);
+    assert!(next.since(now) <= Duration::from_secs(10), "{show}");
+    assert!(next.plus(SOON) > now, "{show}");
+    assert_eq!(
+        (&show["retry_reason"], &show["parks"]),
+        (&json!("unavailable"), &json!(1))
+    );
+    let show = text(&run(&stage, &["jobs", "show", "late"]).await.stdout);
+    says(&show, &["next_try_at", "unavailable", "ServiceUnavailable"]);
+    let list = json(&run(&stage, &["jobs", "list", "--output", "json"]).await);
+    assert_eq!(time(&list["jobs"][0]["next_try_at"]), next);
+    assert_eq!(list["jobs"][0]["retry_reason"], "unavailable");
+    let list = text(&run(&stage, &["jobs", "list"]).await.stdout);
+    says(&list, &["next try", "unavailable"]);
+
+    stage.s3.faults().clear();
+    stage.until("late", State::Completed).await;
+    let show = json(&run(&stage, &["jobs", "show", "late", "--output", "json"]).await);
+    assert_eq!(
+        (&show["next_try_at"], &show["retry_reason"]),
+        (&Value::Null, &Value::Null)
+    );
+    worker.drain(stage::PATIENCE).await;
+}
+
+/// Enqueues a put and waits a moment; what standard error says of it.
+async fn waited(stage: &Stage, id: &str) -> String {
+    let arguments = [
+        "enqueue",
+        "put",
+        "s3://b/k",
+        "--text",
+        "x",
+        "--id",
+        id,
+        "--wait",
+        "--wait-timeout",
+        "1500ms",
+    ];
+    let output = run(stage, &arguments).await;
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    says(&said, &[id, "1s 500ms"]);
+    said
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_without_an_answer_says_that_nobody_consumes_the_queue() {
+    let stage = Stage::new().await;
+    stage.declare().await;
+    let said = waited(&stage, "j1").await;
+    says(
+        &said,
+        &[
+            &format!("{}.upload", stage.prefix),
+            "no worker",
+            "brigade circuit show",
+        ],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_without_an_answer_tells_the_jobs_last_error_and_its_next_try() {
+    let mut stage = Stage::new().await;
+    stage.s3.faults().add(stage::unavailable());
+    let worker = stage.worker().await;
+    stage.until_consuming(&worker).await;
+    let said = waited(&stage, "j1").await;
+    says(&said, &["ServiceUnavailable", "unavailable", "next try"]);
+    stage.published.insert("j1".to_owned());
+    worker.drain(stage::PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_without_an_answer_tells_what_runs_and_how_many_wait_before() {
+    let mut stage = Stage::new()
+        .await
+        .set("lanes.upload.concurrency", "1")
+        .set("lanes.upload.prefetch", "1");
+    let hang = Rule::new(Fault::Hang).class(Class::Upload);
+    stage.s3.faults().add(hang);
+    let worker = stage.worker().await;
+    stage.until_consuming(&worker).await;
+    let said = waited(&stage, "j1").await;
+    says(&said, &["running", worker.view().worker.as_ref()]);
+    let puts = (0..3).map(|n| stage::put(&format!("k{n}"), "k")).collect();
+    stage.publish_all(Lane::Upload, puts).await;
+    stage.until_queued(Lane::Upload, 3).await;
+    let said = waited(&stage, "j2").await;
+    says(&said, &["queued", "behind about 3 others"]);
+    stage.s3.faults().clear();
+    worker.drain(stage::PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_leads_to_a_ledger_that_is_down_and_not_to_circuits() {
+    let stage = Stage::new().await;
+    stage.declare().await;
+    let producer = stage.producer().await;
+    let target = Target::Jobs(Lane::Upload);
+    producer
+        .publish(&target, &stage::put("j1", "k"))
+        .await
+        .unwrap();
+    stage.until_queued(Lane::Upload, 1).await;
+    let stage = stage.set("ledger.url", "sqlite:///no/such/ledger.db");
+    let report = json(&run(&stage, &["doctor", "--output", "json"]).await);
+    let findings = report["findings"].as_array().unwrap();
+    let queue = findings
+        .iter()
+        .find(|finding| finding["check"] == "queue upload")
+        .unwrap();
+    let cure = queue["cure"].as_str().unwrap();
+    says(cure, &["ledger"]);
+    assert!(!cure.contains("circuit"), "{cure}");
+    let at = |check: &str| {
+        findings
+            .iter()
+            .position(|finding| finding["check"] == check)
+    };
+    assert!(
+        at("ledger") < at("queue upload"),
+        "the cause comes first: {report}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_whose_connection_is_lost_ends_at_once_and_says_so() {
+    let (stage, proxy) = Stage::new().await.behind_a_proxy().await;
+    stage.declare().await;
+    let producer = stage.producer().await;
+    let (target, message) = (Target::Jobs(Lane::Upload), stage::put("j1", "k"));
+    let asking = producer.request(&target, &message, stage::PATIENCE);
+    let cutting = async {
+        stage.until_queued(Lane::Upload, 1).await;
+        proxy.cut();
+    };
+    let (answer, ()) = tokio::join!(asking, cutting);
+    assert_eq!(answer, Err(RequestError::Lost));
 }

@@ -11,13 +11,17 @@ use std::time::Duration;
 use lapin::{
     Acker, Channel, Connection, Error, ErrorKind,
     message::BasicGetMessage,
-    options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions},
-    protocol::{AMQPErrorKind, AMQPSoftError},
+    options::{BasicAckOptions, BasicGetOptions},
     types::{AMQPValue, FieldTable},
 };
 use secrecy::SecretString;
 
-use super::{ConnectError, Producer, addresses::Addresses, message::from_delivery};
+use super::{
+    ConnectError, Producer, QueueLook,
+    addresses::Addresses,
+    message::from_delivery,
+    queue_look::{self, is_missing},
+};
 use crate::{
     broker::{Names, PublishError, Target},
     job::{Lane, Message, Timestamp, message::header, wire},
@@ -51,15 +55,6 @@ pub enum WalkError {
     /// The letter could not be published; it stays where it is.
     #[error(transparent)]
     Publish(#[from] PublishError),
-}
-
-/// A queue as a passive declare shows it; the counts lag by up to a second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QueueLook {
-    /// Messages that wait.
-    pub ready: u32,
-    /// Consumers on it.
-    pub consumers: u32,
 }
 
 /// One dead letter, held unacked by its walk.
@@ -146,25 +141,7 @@ impl DeadQueues {
     }
 
     async fn look_at(&self, queue: &str) -> Result<Option<QueueLook>, WalkError> {
-        let passive = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::default()
-        };
-        let look = async {
-            // A channel for each, since a missing queue closes it.
-            let channel = self.connection.create_channel().await?;
-            let declared = channel
-                .queue_declare(queue.into(), passive, FieldTable::default())
-                .await;
-            match declared {
-                Ok(found) => Ok(Some(QueueLook {
-                    ready: found.message_count(),
-                    consumers: found.consumer_count(),
-                })),
-                Err(error) if is_missing(&error) => Ok(None),
-                Err(error) => Err(error),
-            }
-        };
+        let look = queue_look::look_at(&self.connection, queue);
         answered(self.timeout, queue, look).await
     }
 
@@ -281,11 +258,6 @@ async fn answered<T>(
         queue: queue.to_owned(),
         why,
     })
-}
-
-fn is_missing(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::ProtocolError(error)
-        if *error.kind() == AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
 }
 
 /// Why the broker dead-lettered the message last. `x-first-death-reason` would say `expired` of a job that

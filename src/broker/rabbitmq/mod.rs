@@ -15,6 +15,7 @@ mod message;
 mod producer;
 mod publisher;
 mod pulse;
+mod queue_look;
 mod status;
 mod stranger;
 pub mod topology;
@@ -34,10 +35,11 @@ use tokio_util::sync::CancellationToken;
 
 use addresses::Addresses;
 use connection::{Keeper, Slot};
-pub use dead::{DeadLetter, DeadQueues, QueueLook, Walk, WalkError};
+pub use dead::{DeadLetter, DeadQueues, Walk, WalkError};
 pub use login::Login;
 pub use producer::{ConnectError, Producer, RequestError};
 use publisher::Publisher;
+pub use queue_look::QueueLook;
 use status::StatusBoard;
 use topology_keeper::TopologyKeeper;
 

@@ -11,10 +11,13 @@ use lapin::{
 use secrecy::SecretString;
 use tokio::sync::watch;
 
-use super::{addresses::Addresses, message::from_delivery, publisher::Publisher};
+use super::{
+    QueueLook, addresses::Addresses, message::from_delivery, publisher::Publisher,
+    queue_look::look_at,
+};
 use crate::{
     broker::{Names, PublishError, Target},
-    job::Message,
+    job::{Lane, Message},
 };
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -33,6 +36,9 @@ pub enum RequestError {
     /// It was, but no result came in time; it goes on.
     #[error("no answer in time")]
     NoAnswer,
+    /// It was, but the connection was lost while its result was waited for; it goes on.
+    #[error("the connection was lost")]
+    Lost,
 }
 
 /// Publishes and asks, from any number of tasks at once.
@@ -40,6 +46,7 @@ pub enum RequestError {
 pub struct Producer {
     connection: watch::Sender<Option<Arc<Connection>>>,
     publisher: Publisher,
+    names: Names,
     timeout: Duration,
 }
 
@@ -55,10 +62,12 @@ impl Producer {
         let connecting = addresses.connect("brigade producer", timeout);
         let connection = connecting.await.map_err(ConnectError)?;
         let (connection, slot) = watch::channel(Some(Arc::new(connection)));
-        let publisher = Publisher::new(Names::new(prefix), slot, timeout);
+        let names = Names::new(prefix);
+        let publisher = Publisher::new(names.clone(), slot, timeout);
         Ok(Self {
             connection,
             publisher,
+            names,
             timeout,
         })
     }
@@ -118,13 +127,22 @@ impl Producer {
             while let Some(Ok(mut delivery)) = answers.next().await {
                 let answer = from_delivery(&mut delivery);
                 if answer.correlation_id == correlation_id {
-                    return Some(answer);
+                    return Ok(answer);
                 }
             }
-            None
+            Err(RequestError::Lost)
         };
-        let answer = tokio::time::timeout(timeout, answer).await.ok().flatten();
-        answer.ok_or(RequestError::NoAnswer)
+        let answer = tokio::time::timeout(timeout, answer).await;
+        answer.unwrap_or(Err(RequestError::NoAnswer))
+    }
+
+    /// The lane's queue: its name, and what is in it, if it is there and the broker answers in time.
+    pub async fn look(&self, lane: Lane) -> (String, Option<QueueLook>) {
+        let queue = self.names.lane_queue(lane);
+        let connection = self.connection.borrow().clone();
+        let look = async { look_at(&*connection?, &queue).await.ok()? };
+        let look = tokio::time::timeout(self.timeout, look).await;
+        (queue, look.ok().flatten())
     }
 
     /// Closes the connection.

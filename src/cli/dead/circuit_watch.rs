@@ -52,10 +52,11 @@ impl CircuitWatch {
         };
         let mut waits = false;
         loop {
-            let (mut state, mut wants_probe) = (None, false);
+            let (mut state, mut wants_probe, mut last) = (None, false, String::new());
             if let Some(status) = self.status().await {
                 let shown = status["circuits"][circuit]["state"].as_str();
                 state = shown.map(str::to_owned);
+                last = cause(&status["circuits"][circuit]["last_failure"]);
                 wants_probe = shown == Some("half_open")
                     && status["lanes"][lane.as_str()]["queue_ready"] == 0;
             }
@@ -75,7 +76,7 @@ impl CircuitWatch {
                 waits = true;
                 let authority = &self.authority;
                 say(format!(
-                    "the {circuit} circuit of the worker at {authority} is {state}: waiting until it closes"
+                    "the {circuit} circuit of the worker at {authority} is {state}{last}: waiting until it closes"
                 ));
             }
             tokio::time::sleep(LOOK).await;
@@ -98,5 +99,14 @@ impl CircuitWatch {
             self.known = Some((status.map(|answer| answer.json()), Instant::now() + good));
         }
         self.known.as_ref().and_then(|(status, _)| status.as_ref())
+    }
+}
+
+/// What S3 answered last, in brackets; nothing for a circuit that an operator holds open from the start.
+fn cause(last: &serde_json::Value) -> String {
+    let text = |name: &str| last[name].as_str();
+    match (text("class"), text("code"), text("endpoint")) {
+        (Some(class), Some(code), Some(endpoint)) => format!(" ({class}, {code} at {endpoint})"),
+        _ => String::new(),
     }
 }

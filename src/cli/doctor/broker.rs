@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
+use tokio::sync::oneshot;
 
 use super::Finding;
 use crate::{
@@ -20,6 +21,7 @@ pub(super) async fn examine(
     settings: &Settings,
     management: Option<String>,
     timeout: Duration,
+    ledger_is_down: oneshot::Receiver<bool>,
 ) -> Vec<Finding> {
     let prefix = settings.amqp.prefix.as_str();
     let (good, mut findings) = addresses(settings, timeout).await;
@@ -45,8 +47,9 @@ pub(super) async fn examine(
     };
     findings.push(broker(&management).await);
     findings.extend(topology(settings, timeout).await);
+    let ledger_is_down = ledger_is_down.await.unwrap_or(false);
     for lane in Lane::ALL {
-        findings.extend(queues_of(&queues, lane).await);
+        findings.extend(queues_of(&queues, lane, ledger_is_down).await);
     }
     findings.extend(consumer_timeout(settings, &management).await);
     queues.close().await;
@@ -175,7 +178,7 @@ async fn topology(settings: &Settings, timeout: Duration) -> Vec<Finding> {
         .collect()
 }
 
-async fn queues_of(queues: &DeadQueues, lane: Lane) -> Vec<Finding> {
+async fn queues_of(queues: &DeadQueues, lane: Lane, ledger_is_down: bool) -> Vec<Finding> {
     let (own, dead) = match queues.look(lane).await {
         Ok(looks) => looks,
         Err(error) => {
@@ -194,8 +197,13 @@ async fn queues_of(queues: &DeadQueues, lane: Lane) -> Vec<Finding> {
         let (ready, consumers) = (own.ready, own.consumers);
         findings.push(if ready > 0 && consumers == 0 {
             let message = format!("{ready} jobs wait and nobody consumes");
-            let cure = "start a worker for this lane; if one runs, `brigade circuit show` says \
-                        whether it is paused";
+            let cure = if ledger_is_down {
+                "mend the ledger first, see the finding of that name: while it can't be written, workers \
+                 take no jobs"
+            } else {
+                "start a worker for this lane; if one runs, `brigade circuit show` says whether it is \
+                 paused, and its /readyz what it waits for"
+            };
             Finding::warn(check, message, cure)
         } else {
             Finding::ok(check, format!("{ready} jobs wait, {consumers} consumers"))

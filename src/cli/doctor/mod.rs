@@ -9,6 +9,7 @@ mod storage;
 
 use clap::Args;
 use serde::Serialize;
+use tokio::sync::oneshot;
 
 use super::{
     Exit, Outcome, Output, Shared,
@@ -92,13 +93,23 @@ impl Finding {
 pub(super) async fn run(shared: &Shared, args: DoctorArgs) -> Outcome {
     let settings = shared.load(Vec::new())?.settings;
     let timeout = shared.timeout;
-    let (mut findings, stored, kept) = tokio::join!(
-        broker::examine(&settings, args.management, timeout),
+    // Whether the ledger is down, for those who look at what waits for it.
+    let (told, heard) = oneshot::channel();
+    let (kept, queued, stored) = tokio::join!(
+        async {
+            let findings = ledger::examine(&settings, timeout).await;
+            let is_down = findings.iter().any(|it| it.verdict == Verdict::Mend);
+            // Nobody hears it when there is no broker to ask.
+            let _unheard = told.send(is_down);
+            findings
+        },
+        broker::examine(&settings, args.management, timeout, heard),
         storage::examine(&settings, &args.bucket, timeout),
-        ledger::examine(&settings, timeout),
     );
+    // The ledger first: while it is down, lanes pause, and their queues look as if nobody worked.
+    let mut findings = kept;
+    findings.extend(queued);
     findings.extend(stored);
-    findings.extend(kept);
     let sick = findings.iter().any(|it| it.verdict == Verdict::Mend);
     match shared.output {
         Output::Json => print_json(&serde_json::json!({"ok": !sick, "findings": findings}))?,

@@ -67,6 +67,30 @@ pub(in crate::ledger) async fn an_ending_names_the_last_error_until_the_job_comp
     assert_eq!((row.error, row.result), (None, Some(result)));
 }
 
+pub(in crate::ledger) async fn a_parked_job_tells_when_it_comes_back(database: &impl TestDatabase) {
+    let ledger = database.ledger("a").await;
+    let taken = take(&ledger, request("j")).await;
+    let parked = Ending {
+        parks: 2,
+        failure: Some(Failure::ours(FailureClass::Throttled, "SlowDown", "slower")),
+        ..ending("j", taken, State::Retrying)
+    };
+    let row = record(&ledger, parked).await;
+    let next = row.next_try().unwrap();
+    assert_eq!(next.reason.as_str(), "throttled");
+    // Taken and parked within a minute, by the database's own clock.
+    let wait = next.at.since(taken.started_at);
+    let minute = Duration::from_secs(60);
+    assert!((minute..2 * minute).contains(&wait), "{wait:?}");
+    assert_eq!(ledger.get(&id("j")).await.unwrap(), Some(row));
+
+    let taken = take(&ledger, request("j")).await;
+    let running = ledger.get(&id("j")).await.unwrap().unwrap();
+    assert_eq!(running.next_try(), None);
+    let row = record(&ledger, ending("j", taken, State::Completed)).await;
+    assert_eq!((row.next_try(), row.leased_until), (None, None));
+}
+
 pub(in crate::ledger) async fn failed_attempts_are_kept_once_the_newest_first(
     database: &impl TestDatabase,
 ) {

@@ -62,6 +62,7 @@ macro_rules! ledger_contract {
             unfinished_claims_add_up_until_a_replay
             an_ending_whose_answer_was_lost_may_be_given_again
             failed_attempts_are_kept_once_the_newest_first
+            a_parked_job_tells_when_it_comes_back
             an_ending_names_the_last_error_until_the_job_completes
             answers_come_in_the_order_of_the_questions
             a_row_notes_the_request_that_its_job_asks_for
