@@ -100,8 +100,8 @@ pub(super) async fn run(shared: &Shared, args: CircuitArgs) -> Outcome {
         Output::Text if workers.is_empty() => {}
         Output::Text => {
             print(table_of(&workers))?;
-            for cause in causes(&workers) {
-                print(escaped(&cause))?;
+            for line in causes(&workers).into_iter().chain(unguarded(&workers)) {
+                print(escaped(&line))?;
             }
         }
     }
@@ -240,6 +240,24 @@ fn causes(workers: &[Value]) -> Vec<String> {
     causes
 }
 
+/// The jobs of lanes without a circuit, where there are any: such a lane goes on while S3 is away, and parks.
+fn unguarded(workers: &[Value]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for worker in workers {
+        for lane in Lane::ALL.iter().filter(|lane| lane.circuit().is_none()) {
+            let jobs = |name: &str| worker["lanes"][lane.as_str()][name].as_u64().unwrap_or(0);
+            let (waiting, parked) = (jobs("queue_ready"), jobs("parked"));
+            if waiting + parked > 0 {
+                lines.push(format!(
+                    "{} lane {lane}: it has no circuit; {waiting} jobs wait, {parked} are parked",
+                    name_of(worker)
+                ));
+            }
+        }
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,6 +275,28 @@ mod tests {
         ] {
             assert!(parse_url(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_cause_is_told_of_a_circuit_that_failures_hold_open_and_parked_deletes_are_not_forgotten() {
+        let last = json!({"at": "2026-11-24T23:31:02.5Z", "class": "unavailable", "code": "SlowDown",
+            "message": "slower", "endpoint": "http://s3", "operation": "put_object", "bucket": "b"});
+        let circuit =
+            |state: &str, mode: &str| json!({"state": state, "mode": mode, "last_failure": last});
+        let workers = |circuit: Value| {
+            [json!({"worker": "w", "circuits": {"upload": circuit},
+                "lanes": {"cleanup": {"queue_ready": 0, "parked": 7}}})]
+        };
+        let said = "w upload: last failure at 2026-11-24T23:31:02Z: unavailable, SlowDown to put_object \
+                    in bucket b at http://s3: slower";
+        assert_eq!(causes(&workers(circuit("open", "auto"))), [said]);
+        assert_eq!(causes(&workers(circuit("half_open", "auto"))), [said]);
+        for (state, mode) in [("closed", "auto"), ("open", "force_open")] {
+            assert!(causes(&workers(circuit(state, mode))).is_empty());
+        }
+        let unguarded = unguarded(&workers(circuit("open", "auto")));
+        assert_eq!(unguarded.len(), 1);
+        assert!(unguarded[0].contains("7 are parked"), "{unguarded:?}");
     }
 
     #[test]
