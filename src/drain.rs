@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// How long aborted jobs may take to record and to hand back what they held.
-const ABORT_GRACE: Duration = Duration::from_secs(10);
+/// How long aborted jobs may take to record and to hand back what they held. With what closing takes, a drain is
+/// over three seconds after its time-out, whatever hangs.
+const ABORT_GRACE: Duration = Duration::from_secs(2);
 
 /// The two steps of stopping, shared by everything that stops.
 #[derive(Debug, Clone, Default)]
@@ -40,7 +41,8 @@ pub enum Stopped {
     Drained,
     /// The deadline passed and the rest was interrupted.
     Aborted,
-    /// Something did not end even then; this is a bug.
+    /// Something did not end even then: a broker or a ledger that does not answer. The broker takes back what it
+    /// had delivered.
     GivenUp,
 }
 

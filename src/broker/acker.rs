@@ -1,12 +1,14 @@
 //! Settles one delivery, once: the same steps for every broker.
 //!
 //! Park and bury are publish, confirm, ack. While a copy can't be published the original stays unacked
-//! and held, and the lanes pause (RESILIENCE.md, event 16). On a dead tag nothing is published and
-//! nothing acked: the redelivery decides (event 13).
+//! and held (RESILIENCE.md, event 16). On a dead tag nothing is published and nothing acked: the
+//! redelivery decides (event 13). A delivery that its task lets go of unsettled, because it panicked, is
+//! handed back to its lane (event 20).
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{PublishError, Target};
 use crate::job::Message;
@@ -31,21 +33,28 @@ pub trait Tag: Send + Sync {
     async fn requeue(self: Box<Self>) -> Result<(), Stale>;
     /// One try to publish, until the confirm.
     async fn publish(&self, target: &Target, message: &Message) -> Result<(), PublishError>;
-    /// Tells the status that a copy waits to be published (`true`) or no longer does (`false`).
-    fn report_stalled(&self, stalled: bool);
 }
 
-/// Settles its delivery by value. Dropped unsettled, the delivery stays with the broker's channel.
+/// Settles its delivery by value. Dropped unsettled it goes to whoever [`Acker::returns_to`] names, else it
+/// stays with the broker's channel.
 #[must_use = "a delivery that is not settled holds its prefetch until the channel closes"]
 pub struct Acker {
-    tag: Box<dyn Tag>,
+    /// Gone once the delivery is being settled.
+    tag: Option<Box<dyn Tag>>,
     message: Arc<Message>,
+    since: Instant,
+    home: Option<mpsc::UnboundedSender<Self>>,
 }
 
 impl Acker {
-    /// An acker for the delivery of `message` behind `tag`.
+    /// An acker for the delivery of `message` behind `tag`, which has just come.
     pub fn new(tag: Box<dyn Tag>, message: Arc<Message>) -> Self {
-        Self { tag, message }
+        Self {
+            tag: Some(tag),
+            message,
+            since: Instant::now(),
+            home: None,
+        }
     }
 
     /// The message that was delivered, to copy from.
@@ -53,47 +62,46 @@ impl Acker {
         &self.message
     }
 
+    /// When the delivery came. The broker's consumer time-out counts from then.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
     /// Whether the delivery can no longer be settled.
     pub fn is_stale(&self) -> bool {
-        self.tag.is_stale()
+        self.tag.as_ref().is_none_or(|tag| tag.is_stale())
+    }
+
+    /// From now on the delivery goes to `home` if it is dropped unsettled on a channel that stands.
+    pub fn returns_to(&mut self, home: mpsc::UnboundedSender<Self>) {
+        self.home = Some(home);
     }
 
     /// Done with it.
-    pub async fn ack(self) -> Result<(), Stale> {
-        self.tag.ack().await
+    pub async fn ack(mut self) -> Result<(), Stale> {
+        self.tag.take().ok_or(Stale)?.ack().await
     }
 
     /// Back to the queue; only with our own consumer on it cancelled.
-    pub async fn requeue(self) -> Result<(), Stale> {
-        self.tag.requeue().await
+    pub async fn requeue(mut self) -> Result<(), Stale> {
+        self.tag.take().ok_or(Stale)?.requeue().await
     }
 
     /// Publishes a copy for park or bury, for as long as it takes: returns once it is confirmed, or
-    /// when the delivery went stale. The original is still held; ack it next. `stalled_by` hears of the
-    /// first failure, so that whoever knows the job can say so.
+    /// when the delivery went stale. The original is still held; ack it next. `failed` hears of every try
+    /// that failed. May be dropped: then the copy may or may not be there.
     pub async fn publish_copy(
         &self,
         target: &Target,
         copy: &Message,
-        stalled_by: impl Fn(&PublishError),
+        mut failed: impl FnMut(&PublishError),
     ) -> Result<(), Stale> {
-        let mut stalled = Stalled {
-            tag: &*self.tag,
-            reported: false,
-        };
         let mut delay = REPUBLISH_FIRST;
         loop {
-            if self.tag.is_stale() {
-                return Err(Stale);
-            }
-            match self.tag.publish(target, copy).await {
+            let tag = self.tag.as_ref().filter(|tag| !tag.is_stale());
+            match tag.ok_or(Stale)?.publish(target, copy).await {
                 Ok(()) => return Ok(()),
-                Err(error) => {
-                    if !stalled.reported {
-                        stalled_by(&error);
-                    }
-                    stalled.report();
-                }
+                Err(error) => failed(&error),
             }
             tokio::time::sleep(delay).await;
             delay = (delay * 2).min(REPUBLISH_MOST);
@@ -101,25 +109,20 @@ impl Acker {
     }
 }
 
-/// Takes the report back however the publishing ends.
-struct Stalled<'a> {
-    tag: &'a dyn Tag,
-    reported: bool,
-}
-
-impl Stalled<'_> {
-    fn report(&mut self) {
-        if !self.reported {
-            self.reported = true;
-            self.tag.report_stalled(true);
-        }
-    }
-}
-
-impl Drop for Stalled<'_> {
+impl Drop for Acker {
     fn drop(&mut self) {
-        if self.reported {
-            self.tag.report_stalled(false);
+        let (tag, home) = (self.tag.take(), self.home.take());
+        if let (Some(tag), Some(home)) = (tag, home)
+            && !tag.is_stale()
+        {
+            let unsettled = Self {
+                tag: Some(tag),
+                message: Arc::clone(&self.message),
+                since: self.since,
+                home: None,
+            };
+            // Nobody is home: the process ends, and the broker takes the delivery back.
+            drop(home.send(unsettled));
         }
     }
 }

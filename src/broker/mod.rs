@@ -48,6 +48,9 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// events and for replies to `amq.rabbitmq.reply-to.*`.
     async fn publish(&self, target: &Target, message: &Message) -> Result<(), PublishError>;
 
+    /// What exchanges and queues are called.
+    fn names(&self) -> &Names;
+
     /// Messages that wait in the lane's queue, as the broker last knew; for people, never for decisions.
     async fn queue_ready(&self, lane: Lane) -> Option<u32>;
 
@@ -112,7 +115,7 @@ pub enum PublishError {
     #[error("no queue takes it: {0}")]
     Returned(String),
     /// The broker refused it: queue full.
-    #[error("the broker refused it")]
+    #[error("the broker refused it, the queue is full")]
     Nacked,
     /// No connection, or it broke before the confirm.
     #[error("not connected: {0}")]
@@ -133,8 +136,8 @@ pub struct BrokerStatus {
     pub topology: Option<String>,
     /// The broker takes no publishes for now, with its reason: a memory or disk alarm. Consuming goes on.
     pub blocked: Option<String>,
-    /// Parks and burials that wait for the broker to take them; lanes pause meanwhile.
-    pub stalled_publishes: u32,
+    /// A task that keeps a connection ended by itself, which is a bug; says which. The process must end.
+    pub broken: Option<String>,
 }
 
 /// One connection.

@@ -57,6 +57,17 @@ impl Names {
         format!("{lane}.{}", delay.millis())
     }
 
+    /// The queue that a message for `target` ends in; for an event, its exchange.
+    pub fn queue(&self, target: &Target) -> String {
+        match target {
+            Target::Jobs(lane) => self.lane_queue(*lane),
+            Target::Retry(lane, delay) => self.retry_queue(*lane, *delay),
+            Target::Dead(lane) => self.dead_queue(*lane),
+            Target::Reply(queue) => queue.clone(),
+            Target::Event(_) => self.events(),
+        }
+    }
+
     /// How a message for `target` travels.
     pub fn route(&self, target: &Target) -> Route {
         let (exchange, key, mandatory) = match target {

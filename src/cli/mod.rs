@@ -217,7 +217,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(runtime) => {
             let ended = runtime.block_on(dispatch(cli));
             // A file read or a name lookup that hangs must not keep the process.
-            runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+            runtime.shutdown_background();
             ended
         }
         Err(error) => Err(CommandError::new(

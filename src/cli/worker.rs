@@ -1,11 +1,14 @@
 //! `brigade worker`: run until a signal, then drain.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use clap::Args;
 
 use super::{CommandError, Exit, Outcome, Shared, signals::Signals};
 use crate::{config::Entry, http::HttpServer, job::Lane, telemetry, worker::Worker};
+
+/// How long the HTTP server may take to stop.
+const HTTP_GRACE: Duration = Duration::from_millis(200);
 
 /// Arguments of `brigade worker`.
 #[derive(Debug, Args)]
@@ -52,7 +55,13 @@ pub(super) async fn run(shared: &Shared, args: WorkerArgs) -> Outcome {
         "started"
     );
 
-    signals.next().await;
+    tokio::select! {
+        () = signals.next() => {}
+        // Not drained: what is broken may be what a drain needs. The broker delivers again what was in hand.
+        what = worker.failed() => {
+            return Err(CommandError::new(Exit::Bug, format!("{what}: this is a bug, please report it; ending, so that a new worker takes over")));
+        }
+    }
     let exit = tokio::select! {
         _ = worker.drain(settings.drain.timeout) => Exit::Done,
         () = signals.next() => {
@@ -60,7 +69,8 @@ pub(super) async fn run(shared: &Shared, args: WorkerArgs) -> Outcome {
             Exit::Failed
         }
     };
-    http.stop().await;
+    // A page that is being read is not waited for.
+    drop(tokio::time::timeout(HTTP_GRACE, http.stop()).await);
     Ok(exit)
 }
 

@@ -6,9 +6,10 @@ use serde::Serialize;
 use super::status;
 use crate::{
     broker::Link,
+    lane::{LaneState, PausedBy},
     ledger::writer::LedgerStatus,
     resilience::Mode,
-    worker::{WorkerCircuit, WorkerView},
+    worker::{LaneView, WorkerCircuit, WorkerView},
 };
 
 /// The body of `/readyz`.
@@ -21,7 +22,7 @@ pub(super) struct Readiness {
 /// One thing that is wrong.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Reason {
-    /// `amqp`, `ledger`, `topology`, `drain` or `s3`.
+    /// `amqp`, `ledger`, `topology`, `drain`, `worker` or `s3`.
     component: &'static str,
     level: Level,
     message: String,
@@ -33,6 +34,8 @@ pub(super) struct Reason {
 enum Level {
     /// It should get no work.
     Error,
+    /// It works, and a person must mend something.
+    Warning,
     /// It rests on purpose, and is ready.
     Info,
 }
@@ -67,14 +70,18 @@ pub(super) fn of(view: &WorkerView) -> Readiness {
         let what = "RabbitMQ takes no publishes (memory or disk alarm), free some on the broker";
         add("amqp", format!("{what}: {alarm}"));
     }
-    if broker.stalled_publishes > 0 {
-        add(
-            "amqp",
-            format!("{} copies wait to be published", broker.stalled_publishes),
-        );
-    }
     if let LedgerStatus::Down(why) = &*view.ledger.borrow() {
         add("ledger", why.clone());
+    }
+    for lane in &view.lanes {
+        let (name, state) = (lane.lane, lane.status.state());
+        match &state {
+            LaneState::Paused(PausedBy::Panics, why) => {
+                add("worker", format!("lane {name}: {why}"))
+            }
+            LaneState::Paused(PausedBy::Amqp, why) => add("amqp", format!("lane {name}: {why}")),
+            _ => {}
+        }
     }
     for lane in &view.lanes {
         let state = lane.status.state();
@@ -88,8 +95,21 @@ pub(super) fn of(view: &WorkerView) -> Readiness {
         }
     }
     let ready = reasons.is_empty();
+    reasons.extend(view.lanes.iter().filter_map(held));
     reasons.extend(view.circuits.iter().filter_map(away));
     Readiness { ready, reasons }
+}
+
+/// What a lane holds that waits for a copy, while it goes on with what needs none.
+fn held(lane: &LaneView) -> Option<Reason> {
+    let stuck = lane.status.copies().now();
+    let problem = stuck.problem?;
+    let is_paused = matches!(lane.status.state(), LaneState::Paused(PausedBy::Amqp, _));
+    (!is_paused).then(|| Reason {
+        component: "amqp",
+        level: Level::Warning,
+        message: format!("lane {}: holds {} jobs: {problem}", lane.lane, stuck.count),
+    })
 }
 
 /// What a circuit that is not closed has to say.

@@ -22,6 +22,8 @@ pub mod header {
     pub const ATTEMPTS: &str = "brigade-attempts";
     /// Steps taken on the parking ladder.
     pub const PARKS: &str = "brigade-parks";
+    /// Times that a worker panicked over the message outside of the job's run, where no row counts it.
+    pub const PANICS: &str = "brigade-panics";
     /// When a worker saw the job first, RFC 3339.
     pub const FIRST_SEEN: &str = "brigade-first-seen";
     /// When the letter died, RFC 3339.

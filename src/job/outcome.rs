@@ -114,11 +114,18 @@ pub enum RequeueReason {
     CircuitOpen,
     Drain,
     LedgerDown,
+    /// Jobs panic one after the other, so it is the worker's fault.
+    Panic,
 }
 
 impl RequeueReason {
     /// Every reason.
-    pub const ALL: [Self; 3] = [Self::CircuitOpen, Self::Drain, Self::LedgerDown];
+    pub const ALL: [Self; 4] = [
+        Self::CircuitOpen,
+        Self::Drain,
+        Self::LedgerDown,
+        Self::Panic,
+    ];
 
     /// As in labels.
     pub const fn as_str(self) -> &'static str {
@@ -126,6 +133,7 @@ impl RequeueReason {
             Self::CircuitOpen => "circuit_open",
             Self::Drain => "drain",
             Self::LedgerDown => "ledger_down",
+            Self::Panic => "panic",
         }
     }
 }
@@ -141,10 +149,12 @@ pub enum ParkReason {
     Deadline,
     /// The job panicked.
     Panic,
+    /// It panicked as the jobs before it did, so it is the worker's fault: it costs the job nothing.
+    WorkersPanic,
 }
 
 impl ParkReason {
-    /// Every reason that occurs: the classes that park, then ours.
+    /// Every reason with a label of its own: the classes that park, then ours.
     pub fn all() -> impl Iterator<Item = Self> {
         FailureClass::ALL
             .into_iter()
@@ -159,7 +169,7 @@ impl ParkReason {
             Self::Failed(class) => class.as_str(),
             Self::Leased => "leased",
             Self::Deadline => "deadline",
-            Self::Panic => "panic",
+            Self::Panic | Self::WorkersPanic => "panic",
         }
     }
 }
@@ -273,9 +283,10 @@ impl Outcome {
         }
     }
 
-    /// Whether the job's park counter rises: a foreign lease is not the job's fault.
+    /// Whether the job's park counter rises: a foreign lease or the worker's own fault is not the job's.
     pub const fn raises_parks(&self) -> bool {
-        matches!(self, Self::Retrying(_, reason, _) if !matches!(reason, ParkReason::Leased))
+        matches!(self, Self::Retrying(_, reason, _)
+            if !matches!(reason, ParkReason::Leased | ParkReason::WorkersPanic))
     }
 }
 
@@ -334,6 +345,11 @@ impl History {
         } else {
             self.park(ParkReason::Panic, failure)
         }
+    }
+
+    /// What becomes of a job that panicked as those before it did.
+    pub fn after_workers_panic(self, failure: Failure) -> Outcome {
+        self.park(ParkReason::WorkersPanic, failure)
     }
 
     /// What becomes of a job that was stopped at its deadline. One that gets on is never too old: it goes on

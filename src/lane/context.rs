@@ -6,14 +6,15 @@ use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BatchLimits, Foreground, LaneStatus, RecentFailures, Requeue, Totals,
+    BatchLimits, Foreground, LaneStatus, RecentFailures, Totals,
     cleanup::{Gatherer, Gathering},
     pace::ForegroundJob,
+    panics::Panics,
     running::Running,
 };
 use crate::{
-    broker::Broker,
-    job::{Failure, FailureClass, Job, Lane, OperationName, wire},
+    broker::{Acker, Broker},
+    job::{Failure, FailureClass, Job, Lane, OperationName, outcome::RequeueReason, wire},
     ledger::writer::LedgerWriter,
     metrics::Metrics,
     resilience::{CircuitBreaker, RetryPolicy},
@@ -136,8 +137,9 @@ pub struct LaneContext {
     pub(super) admission: Arc<Semaphore>,
     /// Where delete jobs hand over their keys.
     pub(super) gathering: Option<Gathering>,
+    pub(super) panics: Panics,
     foreground: Option<Arc<Foreground>>,
-    requeues: mpsc::UnboundedSender<Requeue>,
+    requeues: mpsc::UnboundedSender<Acker>,
 }
 
 impl LaneContext {
@@ -145,7 +147,7 @@ impl LaneContext {
     pub(super) fn new(
         parts: LaneParts,
         draining: CancellationToken,
-        requeues: mpsc::UnboundedSender<Requeue>,
+        requeues: mpsc::UnboundedSender<Acker>,
     ) -> (Self, Option<Gatherer>) {
         let batch = parts.limits.batch;
         let mut context = Self {
@@ -168,6 +170,7 @@ impl LaneContext {
             abort: parts.abort,
             worker: parts.worker,
             gathering: None,
+            panics: Panics::default(),
             requeues,
         };
         let (gathering, gatherer) = batch
@@ -185,17 +188,16 @@ impl LaneContext {
         (context, gatherer)
     }
 
-    /// Hands a delivery to the runner, which requeues it once no consumer of ours is on the queue.
-    pub(super) fn give_back(&self, requeue: Requeue) {
+    /// Hands a delivery to the runner, which starts it again, or requeues it if the lane may not run it.
+    pub(super) fn give_back(&self, acker: Acker) {
         // The runner outlives its tasks; without it the channel closes and the broker requeues itself.
-        if self.requeues.send(requeue).is_err() {
+        if self.requeues.send(acker).is_err() {
             tracing::debug!(lane = %self.lane, "no runner to requeue, the broker will");
         }
     }
 
     /// Requeues now. Only the runner calls this, with no consumer of ours on the queue.
-    pub(super) async fn requeue(&self, requeue: Requeue) {
-        let Requeue { acker, reason } = requeue;
+    pub(super) async fn requeue(&self, acker: Acker, reason: RequeueReason) {
         crash_point!("requeue.before");
         match acker.requeue().await {
             Ok(()) => {
@@ -205,6 +207,11 @@ impl LaneContext {
             }
             Err(stale) => tracing::debug!(lane = %self.lane, %stale, "nothing to requeue"),
         }
+    }
+
+    /// Ends when the drain's deadline has passed: what still runs must let go.
+    pub(super) async fn aborted(&self) {
+        self.abort.cancelled().await;
     }
 
     /// Counts a delivery's outcome.

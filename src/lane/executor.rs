@@ -3,8 +3,11 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::{
     LaneContext,
+    record::{Held, record},
     resolution::Resolution,
     run::{Run, run},
     settlement,
@@ -17,7 +20,7 @@ use crate::{
         outcome::{MAX_UNFINISHED_CLAIMS, RequeueReason, SUSPECT_AFTER},
         wire,
     },
-    ledger::{Claim, ClaimRequest, Committed, Ending, LedgerError, Taken, writer::LedgerStatus},
+    ledger::{Claim, ClaimRequest, Committed, LedgerError, Taken},
     resilience::Permit,
 };
 
@@ -38,7 +41,11 @@ pub(super) async fn execute(lane: Arc<LaneContext>, delivery: Delivery, probe: O
     match wire::decode(&message, lane.lane, &lane.limits.rules, now) {
         Ok(job) => {
             crash_point!("job.decoded");
-            execute_job(&lane, job, acker, probe, now).await;
+            let seen = Seen {
+                delivered: acker.since(),
+                now,
+            };
+            execute_job(&lane, job, acker, probe, seen).await;
         }
         Err(bad) => {
             // Says nothing about S3: its probe slot goes to the next delivery.
@@ -48,18 +55,41 @@ pub(super) async fn execute(lane: Arc<LaneContext>, delivery: Delivery, probe: O
     }
 }
 
+/// When the delivery came, and what time it was when it was looked at.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    delivered: Instant,
+    now: Timestamp,
+}
+
+impl Seen {
+    /// When a run must end. It counts from the delivery, as the broker's time-out does (RESILIENCE.md, event 19).
+    fn deadline(self, lane: &LaneContext) -> Instant {
+        self.delivered + lane.limits.job_deadline
+    }
+
+    /// Until when the job may start: with less than half of its time left it comes again instead, with all of it.
+    fn start_by(self, lane: &LaneContext) -> Instant {
+        self.delivered + lane.limits.job_deadline / 2
+    }
+}
+
 async fn execute_job(
-    lane: &LaneContext,
+    lane: &Arc<LaneContext>,
     job: Job,
     acker: Acker,
     probe: Option<Permit>,
-    now: Timestamp,
+    seen: Seen,
 ) {
-    let Some((entry, job, acker)) = lane.running.enter(job, acker) else {
+    if Instant::now() > seen.start_by(lane) {
+        let resolution = Resolution::waited_too_long(&job, seen.now);
+        return settlement::settle(lane, &job, acker, Vec::new(), resolution).await;
+    }
+    let Some((entry, job, acker)) = lane.running.enter(lane, job, acker) else {
         return;
     };
     let flight = lane.flight();
-    let resolution = pursue(lane, &job, probe, now).await;
+    let resolution = pursue(lane, &job, probe, seen).await;
     drop(flight);
     let attached = entry.leave();
     settlement::settle(lane, &job, acker, attached, resolution).await;
@@ -70,11 +100,17 @@ async fn pursue(
     lane: &LaneContext,
     job: &Job,
     mut probe: Option<Permit>,
-    now: Timestamp,
+    seen: Seen,
 ) -> Resolution {
+    let now = seen.now;
     let mut turn = None;
     loop {
-        let claim = match lane.ledger.claim(claim_request(lane.lane, job, now)).await {
+        let claimed = tokio::select! {
+            biased;
+            claimed = lane.ledger.claim(claim_request(lane.lane, job, now)) => claimed,
+            () = lane.aborted() => return Resolution::unclaimed(RequeueReason::Drain),
+        };
+        let claim = match claimed {
             Ok(claim) => claim,
             Err(LedgerError::Down(_) | LedgerError::Ended(_)) => {
                 return Resolution::unclaimed(RequeueReason::LedgerDown);
@@ -108,7 +144,7 @@ async fn pursue(
                 if !rerun {
                     return Resolution::finished_before(&record);
                 }
-                let again = run(lane, job, None, probe.take()).await;
+                let again = run(lane, job, None, probe.take(), seen.deadline(lane)).await;
                 return Resolution::rerun(&record, again);
             }
         };
@@ -123,16 +159,22 @@ async fn pursue(
             }
             tokio::select! {
                 guard = lane.suspects.0.lock() => turn = Some(guard),
-                () = lane.abort.cancelled() => return Resolution::unclaimed(RequeueReason::Drain),
+                () = lane.aborted() => return Resolution::unclaimed(RequeueReason::Drain),
+                () = tokio::time::sleep_until(seen.start_by(lane)) => {
+                    return Resolution::waited_too_long(job, now);
+                }
             }
             continue;
         }
         observe_wait(lane, job, taken, now);
-        let Some(run) = run_taken(lane, job, taken, probe.take()).await else {
+        let held = Held { lane, job, taken };
+        let Some(run) = run_taken(lane, job, taken, probe.take(), seen).await else {
             log_lost(lane, job);
             continue;
         };
-        match record(lane, job, taken, &run).await {
+        let recorded = record(lane, job, taken, &run).await;
+        drop(held);
+        match recorded {
             Some(Ok(Committed::Recorded(row))) => return Resolution::ran(run, &row, taken),
             // Claimed anew by another since: this run is void, look at the row as if just delivered.
             Some(Ok(Committed::Superseded)) => log_lost(lane, job),
@@ -148,6 +190,7 @@ async fn run_taken(
     job: &Job,
     taken: Taken,
     probe: Option<Permit>,
+    seen: Seen,
 ) -> Option<Run> {
     if taken.unfinished >= MAX_UNFINISHED_CLAIMS {
         let times = taken.unfinished;
@@ -160,50 +203,8 @@ async fn run_taken(
         let outcome = Outcome::DeadLettered(DeadReason::Permanent, failure);
         return Some(Run::of(outcome, taken.attempts));
     }
-    let run = run(lane, job, Some(taken), probe).await;
+    let run = run(lane, job, Some(taken), probe, seen.deadline(lane)).await;
     (!run.lease_lost).then_some(run)
-}
-
-/// Commits how a run ended, for as long as the ledger takes to be well; `None` when the worker must go
-/// before that. `Err`: the database refuses the row.
-async fn record(
-    lane: &LaneContext,
-    job: &Job,
-    taken: Taken,
-    run: &Run,
-) -> Option<Result<Committed, String>> {
-    let outcome = &run.outcome;
-    let ending = Ending {
-        id: job.id.clone(),
-        fence: taken.fence,
-        state: outcome.state(),
-        attempts: run.attempts,
-        parks: taken.parks + u32::from(outcome.raises_parks()),
-        panics: taken.panics + u32::from(run.panicked),
-        failure: outcome.failure().cloned(),
-        result: outcome.result().map(|result| result.for_ledger()),
-        failed: run.failed.clone(),
-    };
-    let mut health = lane.ledger.status();
-    crash_point!("outcome.unrecorded");
-    loop {
-        match lane.ledger.commit(ending.clone()).await {
-            Ok(committed) => {
-                crash_point!("outcome.recorded");
-                return Some(Ok(committed));
-            }
-            Err(LedgerError::Refused(why)) => return Some(Err(why)),
-            Err(LedgerError::Ended(_)) => return None,
-            Err(LedgerError::Down(why)) => {
-                tracing::debug!(job = %job.id, lane = %lane.lane, operation = job.operation.name().as_str(), bucket = job.operation.bucket(), why, "the outcome waits for the ledger");
-            }
-        }
-        tokio::select! {
-            biased;
-            () = lane.abort.cancelled() => return None,
-            up = health.wait_for(|status| *status == LedgerStatus::Up) => up.ok()?,
-        };
-    }
 }
 
 fn claim_request(lane: Lane, job: &Job, now: Timestamp) -> ClaimRequest {

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
-use super::LaneContext;
+use super::{LaneContext, copies::Stuck, panics::Streak};
 use crate::{
     broker::{BrokerStatus, Link},
     job::outcome::RequeueReason,
@@ -21,17 +21,20 @@ pub(crate) enum Pause {
     Ledger(String),
     /// The lane's circuit is not closed.
     Circuit,
-    /// Copies wait to be published.
-    Publishing,
+    /// The lane's hands are full of jobs whose copies can't be published; says which queue takes none, and why.
+    Copies(String),
+    /// Jobs panic one after the other; says with what.
+    Panicking(String),
 }
 
 impl Pause {
-    /// With which reason unstarted deliveries go back; `None` holds or drops them.
+    /// With which reason unstarted deliveries go back; `None`: they stay in hand.
     pub(super) const fn requeues(&self) -> Option<RequeueReason> {
         match self {
             Self::Circuit => Some(RequeueReason::CircuitOpen),
             Self::Ledger(_) => Some(RequeueReason::LedgerDown),
-            Self::Disconnected(_) | Self::Publishing => None,
+            Self::Panicking(_) => Some(RequeueReason::Panic),
+            Self::Disconnected(_) | Self::Copies(_) => None,
         }
     }
 }
@@ -43,6 +46,29 @@ pub(super) struct Gate {
     circuit: Option<watch::Receiver<Snapshot>>,
     broker: watch::Receiver<BrokerStatus>,
     ledger: watch::Receiver<LedgerStatus>,
+    copies: watch::Receiver<Stuck>,
+    /// So many stuck copies leave no place for a job to start.
+    most_copies: usize,
+    panics: watch::Receiver<Streak>,
+}
+
+/// Leave to take one delivery while the lane pauses.
+#[derive(Debug)]
+pub(super) enum Leave {
+    /// Half-open's: one attempt.
+    Probe(Permit),
+    /// To see whether jobs still panic.
+    Trial,
+}
+
+impl Leave {
+    /// The permit for the job's first call, if it needs one.
+    pub(super) fn into_permit(self) -> Option<Permit> {
+        match self {
+            Self::Probe(permit) => Some(permit),
+            Self::Trial => None,
+        }
+    }
 }
 
 impl Gate {
@@ -53,6 +79,9 @@ impl Gate {
             breaker,
             broker: context.broker.status(),
             ledger: context.ledger.status(),
+            copies: context.status.copies().subscribe(),
+            most_copies: context.limits.admission,
+            panics: context.panics.subscribe(),
         }
     }
 
@@ -65,12 +94,18 @@ impl Gate {
                     return Err(Pause::Disconnected(why.clone()));
                 }
             }
-            if broker.stalled_publishes > 0 {
-                return Err(Pause::Publishing);
-            }
         }
         if let LedgerStatus::Down(why) = &*self.ledger.borrow() {
             return Err(Pause::Ledger(why.clone()));
+        }
+        {
+            let stuck = self.copies.borrow();
+            if stuck.count >= self.most_copies {
+                return Err(Pause::Copies(stuck.problem.clone().unwrap_or_default()));
+            }
+        }
+        if let Some((why, _)) = self.panics.borrow().pause() {
+            return Err(Pause::Panicking(why));
         }
         match &self.circuit {
             Some(circuit) if !circuit.borrow().is_closed() => Err(Pause::Circuit),
@@ -78,32 +113,52 @@ impl Gate {
         }
     }
 
-    /// Reserves every probe slot that is free now; `None` when there is none yet.
-    pub(super) fn reserve_probes(&self) -> Option<Vec<Permit>> {
-        let breaker = self.breaker.as_ref()?;
-        let permits: Vec<Permit> = std::iter::from_fn(|| breaker.reserve_probe()).collect();
-        (!permits.is_empty()).then_some(permits)
+    /// Every leave that can be had now to take a delivery in spite of the pause; `None` when there is none yet.
+    pub(super) fn leaves(&self, pause: &Pause) -> Option<Vec<Leave>> {
+        let leaves: Vec<Leave> = match pause {
+            Pause::Circuit => {
+                let breaker = self.breaker.as_ref()?;
+                let permits = std::iter::from_fn(|| breaker.reserve_probe());
+                permits.map(Leave::Probe).collect()
+            }
+            Pause::Panicking(_) => {
+                let due = self.panics.borrow().pause()?.1 <= Instant::now();
+                due.then_some(Leave::Trial).into_iter().collect()
+            }
+            Pause::Disconnected(_) | Pause::Ledger(_) | Pause::Copies(_) => return None,
+        };
+        (!leaves.is_empty()).then_some(leaves)
     }
 
-    /// Ends when something changed, or when an open circuit's time has come.
+    /// Whether a delivery that was taken by such a leave may start.
+    pub(super) fn may_probe(&self) -> bool {
+        match self.look() {
+            Err(Pause::Circuit) => self.is_half_open(),
+            Err(Pause::Panicking(_)) => true,
+            Ok(()) | Err(Pause::Disconnected(_) | Pause::Ledger(_) | Pause::Copies(_)) => false,
+        }
+    }
+
+    /// Ends when something changed, or when a leave can be had.
     pub(super) async fn changed(&mut self, pause: &Pause) {
-        let probe_at = match (pause, &self.circuit) {
-            (Pause::Circuit, Some(circuit)) => circuit.borrow().probe_at,
+        let leave_at = match (pause, &self.circuit) {
+            (Pause::Circuit, Some(circuit)) => circuit.borrow().probe_at.map(Instant::from),
+            (Pause::Panicking(_), _) => self.panics.borrow().pause().map(|(_, at)| at),
             _ => None,
         };
-        let probe_due = async {
-            match probe_at {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
+        let leave_due = async {
+            match leave_at {
+                Some(at) => tokio::time::sleep_until(at).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = probe_due => {}
+            () = leave_due => {}
             () = self.anything() => {}
         }
     }
 
-    /// Ends at the next change of broker, ledger or circuit.
+    /// Ends at the next change of whatever [`look`](Self::look) looks at.
     pub(super) async fn anything(&mut self) {
         let circuit = async {
             match &mut self.circuit {
@@ -115,41 +170,15 @@ impl Gate {
             () = circuit => {}
             () = seen(&mut self.broker) => {}
             () = seen(&mut self.ledger) => {}
+            () = seen(&mut self.copies) => {}
+            () = seen(&mut self.panics) => {}
         }
     }
 
-    /// Ends when both connections stand after one did not.
-    pub(super) async fn reconnected(&mut self) {
-        let connected = self.broker.borrow().is_connected();
-        if connected
-            || self
-                .broker
-                .wait_for(BrokerStatus::is_connected)
-                .await
-                .is_err()
-        {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    pub(super) fn is_half_open(&self) -> bool {
+    fn is_half_open(&self) -> bool {
         self.circuit
             .as_ref()
             .is_some_and(|it| it.borrow().state == CircuitState::HalfOpen)
-    }
-
-    /// Ends when an operator or a time-out has moved the circuit on.
-    pub(super) async fn not_half_open(&mut self) {
-        let moved = match &mut self.circuit {
-            Some(circuit) => circuit
-                .wait_for(|it| it.state != CircuitState::HalfOpen)
-                .await
-                .is_ok(),
-            None => false,
-        };
-        if !moved {
-            std::future::pending::<()>().await;
-        }
     }
 
     /// Ends when the circuit changed, or when its probe made no progress for too long and re-opened it.

@@ -3,13 +3,18 @@
 //!
 //! [`LaneRunner`] decides when the lane may take deliveries; `executor` turns one delivery into one
 //! outcome; `settlement` tells the broker. The runner alone requeues, and only with its consumer
-//! cancelled (RESILIENCE.md, events 2, 8-10, 12-17). Nothing here knows lapin, SQL or the S3 SDK.
+//! cancelled (RESILIENCE.md, events 2, 8-10, 12-17); what a task gives back while the lane may run jobs starts
+//! again from the runner's hands. Nothing here knows lapin, SQL or the S3 SDK.
 
 mod cleanup;
 mod context;
+mod copies;
 mod executor;
 mod gate;
+mod hands;
 mod pace;
+mod panics;
+mod record;
 mod reply;
 mod resolution;
 mod run;
@@ -20,16 +25,18 @@ mod status;
 mod tests;
 mod watchdog;
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub use cleanup::BatchLimits;
 use cleanup::Gatherer;
 pub use context::{AllowList, LaneContext, LaneLimits, LaneParts, Suspects};
-use gate::{Gate, Pause};
-use pace::{Admission, admit};
+pub use copies::{Stuck, StuckCopies};
+use gate::{Gate, Leave, Pause};
+use hands::Hands;
+use pace::admit;
 pub use pace::{Foreground, Pace};
 pub use running::Running;
 pub use status::{LaneState, LaneStatus, PausedBy, RecentFailure, RecentFailures, Totals};
@@ -46,13 +53,6 @@ use crate::{
 const RESUBSCRIBE_FIRST: Duration = Duration::from_millis(500);
 const RESUBSCRIBE_MOST: Duration = Duration::from_secs(30);
 
-/// A delivery that goes back to its queue once no consumer of ours is on it.
-#[derive(Debug)]
-pub(crate) struct Requeue {
-    acker: Acker,
-    reason: RequeueReason,
-}
-
 /// Runs one lane from start to drain. Owns every task that works for it.
 #[derive(Debug)]
 pub struct LaneRunner {
@@ -63,26 +63,16 @@ pub struct LaneRunner {
     stop: CancellationToken,
     pace: Option<Arc<Pace>>,
     tasks: JoinSet<()>,
-    /// Taken and not started, in order of arrival.
-    pending: VecDeque<Delivery>,
-    requeues: mpsc::UnboundedReceiver<Requeue>,
+    /// Taken and not started.
+    hands: Hands,
+    /// What tasks give back, refused or interrupted.
+    returned: mpsc::UnboundedReceiver<Acker>,
+    /// What tasks let go of in a panic.
+    dropped: mpsc::UnboundedReceiver<Acker>,
+    dropped_home: mpsc::UnboundedSender<Acker>,
     /// Of a lane that gathers deletes, until it runs.
     gatherer: Option<Gatherer>,
-    resubscribe_after: Duration,
-}
-
-/// Why consuming ended.
-enum Left {
-    /// Something says that the lane must not consume; the gate knows what.
-    Paused(Pause),
-    /// A job was refused and wants to go back to the queue.
-    Requeue(Requeue),
-    /// The stream ended by itself.
-    Ended(Ended),
-    /// So many jobs wait, and none is delivered.
-    Forgotten(u32),
-    /// Drain.
-    Stopped,
+    resubscription: Resubscription,
 }
 
 impl LaneRunner {
@@ -93,8 +83,9 @@ impl LaneRunner {
         stop: CancellationToken,
         pace: Option<Arc<Pace>>,
     ) -> Self {
-        let (sender, requeues) = mpsc::unbounded_channel();
-        let (context, gatherer) = LaneContext::new(parts, stop.clone(), sender);
+        let (home, returned) = mpsc::unbounded_channel();
+        let (dropped_home, dropped) = mpsc::unbounded_channel();
+        let (context, gatherer) = LaneContext::new(parts, stop.clone(), home);
         let context = Arc::new(context);
         Self {
             gate: Gate::new(&context),
@@ -103,166 +94,208 @@ impl LaneRunner {
             stop,
             pace,
             tasks: JoinSet::new(),
-            pending: VecDeque::new(),
-            requeues,
+            hands: Hands::default(),
+            returned,
+            dropped,
+            dropped_home,
             gatherer,
-            resubscribe_after: RESUBSCRIBE_FIRST,
+            resubscription: Resubscription::default(),
         }
     }
 
-    /// Runs until `stop` is cancelled and every job of the lane has ended.
+    /// Runs until `stop` is cancelled and every job of the lane has ended. Ends before that only by a bug.
     pub async fn run(mut self) {
         let stop = self.stop.clone();
         let mut gatherer = JoinSet::new();
         if let Some(it) = self.gatherer.take() {
-            gatherer.spawn(it.run(stop.clone()));
+            gatherer.spawn(it.run(stop));
         }
-        loop {
-            let step = tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                step = self.next_step() => step,
-            };
-            match step {
-                Step::Consume => self.consume().await,
-                Step::Probe(permits) => self.probe(permits).await,
-            }
+        // Boxed, so that it can be dropped before the gatherer is waited for.
+        let mut work = Box::pin(self.work());
+        tokio::select! {
+            () = &mut work => {}
+            // It ends only by a panic. Whoever owns the lane ends the process.
+            Some(_) = gatherer.join_next(), if !gatherer.is_empty() => return,
         }
-        self.drain().await;
+        drop(work);
         // Every job has ended: nobody waits for a batch.
         gatherer.shutdown().await;
     }
 
-    /// Waits, silent, until the lane may consume or probe. Requeues what comes back meanwhile.
+    async fn work(mut self) {
+        loop {
+            match self.next_step().await {
+                Step::Consume => self.consume().await,
+                Step::Probe(leaves) => self.probe(leaves).await,
+                Step::Stop => break,
+            }
+        }
+        self.drain().await;
+    }
+
+    /// Waits, silent, until the lane may consume or probe. What is in hand goes back to the queue if the pause
+    /// says so, and so does what comes back meanwhile.
     async fn next_step(&mut self) -> Step {
         loop {
-            let pause = match self.gate.look() {
-                Ok(()) => return Step::Consume,
-                Err(pause) => pause,
+            if self.stop.is_cancelled() {
+                return Step::Stop;
+            }
+            let Err(pause) = self.gate.look() else {
+                return Step::Consume;
             };
-            if let Pause::Circuit = pause
-                && let Some(permits) = self.gate.reserve_probes()
-            {
-                return Step::Probe(permits);
+            if let Some(leaves) = self.gate.leaves(&pause) {
+                return Step::Probe(leaves);
             }
             self.context.status.paused(&pause);
+            match (&pause, pause.requeues()) {
+                (_, Some(reason)) => self.requeue_all(reason).await,
+                (Pause::Disconnected(_), None) => {
+                    self.hands.drop_stale();
+                    self.resubscription.reset();
+                }
+                (_, None) => {}
+            }
             tokio::select! {
+                () = self.stop.cancelled() => return Step::Stop,
                 () = self.gate.changed(&pause) => {}
-                Some(requeue) = self.requeues.recv() => self.context.requeue(requeue).await,
+                Some(acker) = self.returned.recv() => self.hands.take_back(acker),
+                Some(acker) = self.dropped.recv() => self.settle_panicked(acker),
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
             }
         }
     }
 
-    /// Consumes at full prefetch until something says stop.
+    /// Starts what is in hand, and takes more once nothing in hand waits, until something speaks against it.
     async fn consume(&mut self) {
-        let Some(mut subscription) = self.subscribe(self.prefetch).await else {
-            return;
-        };
         self.context.status.consuming();
-        let left = self.take_deliveries(&mut *subscription).await;
-        match left {
-            Left::Ended(ended) => {
-                tracing::warn!(lane = %self.context.lane, %ended, "the lane's stream of deliveries ended");
-                self.pending.retain(|delivery| !delivery.acker.is_stale());
-                self.wait_to_resubscribe().await;
-            }
-            Left::Forgotten(waiting) => {
-                tracing::warn!(lane = %self.context.lane, waiting, "connected, but no delivery comes while jobs wait; the lane consumes anew");
-                self.pending.extend(subscription.cancel().await);
-            }
-            Left::Stopped => {
-                self.context.status.draining();
-                self.pending.extend(subscription.cancel().await);
-            }
-            Left::Requeue(requeue) => {
-                self.pending.extend(subscription.cancel().await);
-                self.give_back(requeue.reason).await;
-                self.context.requeue(requeue).await;
-            }
-            Left::Paused(pause) => {
-                self.context.status.paused(&pause);
-                self.pending.extend(subscription.cancel().await);
-                if let Some(reason) = pause.requeues() {
-                    self.give_back(reason).await;
+        let mut subscription: Option<Box<dyn Subscription>> = None;
+        let mut watchdog = self.watchdog();
+        while !self.stop.is_cancelled() && self.gate.look().is_ok() {
+            // A new consumer gets a full window at once, whatever is in hand.
+            if subscription.is_none() && !self.hands.has_waiting() && self.resubscription.is_due() {
+                subscription = self.subscribe(self.prefetch).await;
+                if subscription.is_some() {
+                    self.context.status.consuming();
+                    watchdog = self.watchdog();
                 }
             }
-        }
-    }
-
-    async fn take_deliveries(&mut self, subscription: &mut dyn Subscription) -> Left {
-        let broker = Arc::clone(&self.context.broker);
-        let mut watchdog = Watchdog::new(broker, self.context.lane);
-        loop {
             // What attached in other lanes counts too, which only makes the watchdog slower to bark.
-            let in_hand = self.tasks.len() + self.pending.len() + self.context.running.attached();
-            let has_room = in_hand < usize::from(self.prefetch);
-            if let Err(pause) = self.gate.look() {
-                return Left::Paused(pause);
-            }
+            let in_hand = self.tasks.len() + self.hands.len() + self.context.running.attached();
+            let has_room = subscription.is_some() && in_hand < usize::from(self.prefetch);
+            let has_waiting = self.hands.has_waiting();
             let places = Arc::clone(&self.context.admission);
             let paced = admit(self.pace.as_ref());
             let admitted = async { (places.acquire_owned().await, paced.await) };
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return Left::Stopped,
-                Some(requeue) = self.requeues.recv() => return Left::Requeue(requeue),
+                () = self.stop.cancelled() => {}
+                Some(acker) = self.returned.recv() => self.hands.take_back(acker),
+                Some(acker) = self.dropped.recv() => self.settle_panicked(acker),
                 () = self.gate.anything() => {}
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
-                (Ok(place), admission) = admitted, if !self.pending.is_empty() => {
-                    if let Some(delivery) = self.pending.pop_front() {
-                        self.start(delivery, place, admission);
-                    }
-                }
-                next = subscription.next() => match next {
+                (Ok(place), admission) = admitted, if has_waiting => self.start((place, admission)),
+                () = self.hands.rested() => {}
+                next = next_of(&mut subscription) => match next {
                     Ok(delivery) => {
-                        self.resubscribe_after = RESUBSCRIBE_FIRST;
+                        self.resubscription.reset();
                         watchdog.fed();
-                        self.pending.push_back(delivery);
+                        self.hands.take(delivery);
                     }
-                    Err(ended) => return Left::Ended(ended),
+                    Err(ended) => {
+                        subscription = None;
+                        self.stream_ended(&ended);
+                    }
                 },
-                waiting = watchdog.forgotten(), if has_room => return Left::Forgotten(waiting),
+                () = self.resubscription.due(), if subscription.is_none() && !has_waiting => {}
+                waiting = watchdog.forgotten(), if has_room => {
+                    self.forgotten(waiting);
+                    self.cancel(subscription.take()).await;
+                }
             }
         }
+        self.cancel(subscription).await;
     }
 
-    /// Half-open: takes one delivery a reserved slot, cancels, and gives each its slot.
-    async fn probe(&mut self, mut permits: Vec<Permit>) {
-        let slots = u16::try_from(permits.len()).unwrap_or(u16::MAX);
+    /// Takes one delivery at least and as many as there are leaves at most, cancels, and gives each its leave.
+    /// A delivery that comes back meanwhile is as good as one from the queue.
+    async fn probe(&mut self, mut leaves: Vec<Leave>) {
+        let slots = u16::try_from(leaves.len()).unwrap_or(u16::MAX);
         self.context.status.probing();
-        let Some(mut subscription) = self.subscribe(slots).await else {
-            return;
-        };
-        tokio::select! {
-            biased;
-            () = self.stop.cancelled() => {}
-            () = self.gate.not_half_open() => {}
-            next = subscription.next() => match next {
-                Ok(delivery) => self.pending.push_back(delivery),
-                Err(_) => return self.wait_to_resubscribe().await,
-            },
+        let mut subscription: Option<Box<dyn Subscription>> = None;
+        let mut watchdog = self.watchdog();
+        self.hands.wake();
+        while !self.hands.has_waiting() {
+            if self.stop.is_cancelled() || !self.gate.may_probe() {
+                return self.cancel(subscription).await;
+            }
+            if subscription.is_none() && self.resubscription.is_due() {
+                subscription = self.subscribe(slots).await;
+                watchdog = self.watchdog();
+            }
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => {}
+                Some(acker) = self.returned.recv() => {
+                    self.hands.take_back(acker);
+                    self.hands.wake();
+                }
+                Some(acker) = self.dropped.recv() => self.settle_panicked(acker),
+                () = self.gate.anything() => {}
+                Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
+                next = next_of(&mut subscription) => match next {
+                    Ok(delivery) => {
+                        self.resubscription.reset();
+                        self.hands.take(delivery);
+                    }
+                    Err(ended) => {
+                        subscription = None;
+                        self.stream_ended(&ended);
+                    }
+                },
+                () = self.resubscription.due(), if subscription.is_none() => {}
+                waiting = watchdog.forgotten(), if subscription.is_some() => {
+                    self.forgotten(waiting);
+                    self.cancel(subscription.take()).await;
+                }
+            }
         }
-        self.pending.extend(subscription.cancel().await);
+        self.cancel(subscription).await;
+        let requeues = match leaves.first() {
+            Some(Leave::Trial) => RequeueReason::Panic,
+            Some(Leave::Probe(_)) | None => RequeueReason::CircuitOpen,
+        };
         let mut probes = JoinSet::new();
-        while let (Some(delivery), Some(permit)) = (self.pending.pop_front(), permits.pop()) {
-            permit.progress();
-            let context = Arc::clone(&self.context);
-            probes.spawn(executor::execute(context, delivery, Some(permit)));
+        while !leaves.is_empty()
+            && let Some(delivery) = self.hands.next()
+        {
+            let Some(leave) = leaves.pop() else { break };
+            match &leave {
+                Leave::Probe(permit) => permit.progress(),
+                Leave::Trial => self.context.panics.tried(Instant::now()),
+            }
+            probes.spawn(self.execution(delivery, leave.into_permit()));
         }
         // A slot without a job goes back before the verdicts come.
-        drop(permits);
-        self.give_back(RequeueReason::CircuitOpen).await;
-        while !probes.is_empty() && self.gate.is_half_open() {
+        drop(leaves);
+        self.requeue_all(requeues).await;
+        while !probes.is_empty() && !self.stop.is_cancelled() && self.gate.may_probe() {
             tokio::select! {
                 _ = probes.join_next() => {}
-                Some(requeue) = self.requeues.recv() => self.context.requeue(requeue).await,
+                () = self.stop.cancelled() => {}
+                Some(acker) = self.returned.recv() => {
+                    self.context.requeue(acker, requeues).await;
+                }
+                Some(acker) = self.dropped.recv() => self.settle_panicked(acker),
                 () = self.gate.probe_overdue() => {}
             }
         }
         // A probe that hung has re-opened the circuit; its job goes on to its own deadline.
         self.tasks
             .spawn(async move { while probes.join_next().await.is_some() {} });
+    }
+
+    fn watchdog(&self) -> Watchdog {
+        Watchdog::new(Arc::clone(&self.context.broker), self.context.lane)
     }
 
     async fn subscribe(&mut self, prefetch: u16) -> Option<Box<dyn Subscription>> {
@@ -278,69 +311,135 @@ impl LaneRunner {
                     tracing::warn!(%lane, %problem, "the lane can't consume its queue");
                 }
                 self.context.status.disconnected(&error.to_string());
-                self.wait_to_resubscribe().await;
+                self.resubscription.put_off();
                 None
             }
         }
     }
 
-    async fn wait_to_resubscribe(&mut self) {
-        let wait = self.resubscribe_after;
-        self.resubscribe_after = (wait * 2).min(RESUBSCRIBE_MOST);
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = self.stop.cancelled() => {}
-            () = self.gate.reconnected() => {}
+    /// Cancels the consumer; what it had been handed stays in hand.
+    async fn cancel(&mut self, subscription: Option<Box<dyn Subscription>>) {
+        if let Some(subscription) = subscription {
+            for delivery in subscription.cancel().await {
+                self.hands.take(delivery);
+            }
         }
     }
 
-    /// Starts a delivery in a task of the lane.
-    fn start(
-        &mut self,
-        delivery: Delivery,
-        place: tokio::sync::OwnedSemaphorePermit,
-        admission: Option<Admission>,
-    ) {
-        if delivery.acker.is_stale() {
-            // Its redelivery decides; running it now would only race with that.
-            return;
+    fn stream_ended(&mut self, ended: &Ended) {
+        tracing::warn!(lane = %self.context.lane, %ended, "the lane's stream of deliveries ended");
+        self.hands.drop_stale();
+        self.resubscription.put_off();
+    }
+
+    fn forgotten(&self, waiting: u32) {
+        tracing::warn!(lane = %self.context.lane, waiting, "connected, but no delivery comes while jobs wait; the lane consumes anew");
+    }
+
+    /// Starts the next delivery in a task of the lane. `place` is held until the task ends.
+    fn start(&mut self, place: impl Send + 'static) {
+        if let Some(delivery) = self.hands.next() {
+            let execution = self.execution(delivery, None);
+            self.tasks.spawn(async move {
+                let _place = place;
+                execution.await;
+            });
         }
+    }
+
+    /// A panic ends the task, not the lane, and its delivery comes back through `dropped`.
+    fn execution(
+        &self,
+        mut delivery: Delivery,
+        probe: Option<Permit>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        delivery.acker.returns_to(self.dropped_home.clone());
+        executor::execute(Arc::clone(&self.context), delivery, probe)
+    }
+
+    fn settle_panicked(&mut self, acker: Acker) {
         let context = Arc::clone(&self.context);
-        self.tasks.spawn(async move {
-            let _admitted = (place, admission);
-            executor::execute(context, delivery, None).await;
-        });
+        self.tasks
+            .spawn(async move { settlement::settle_panicked(&context, acker).await });
     }
 
-    /// Requeues everything that was taken and not started. Call with no consumer on the queue.
-    async fn give_back(&mut self, reason: RequeueReason) {
-        while let Some(delivery) = self.pending.pop_front() {
-            self.context
-                .requeue(Requeue {
-                    acker: delivery.acker,
-                    reason,
-                })
-                .await;
+    /// Requeues everything in hand. Call with no consumer on the queue.
+    async fn requeue_all(&mut self, reason: RequeueReason) {
+        for delivery in self.hands.empty() {
+            self.context.requeue(delivery.acker, reason).await;
         }
     }
 
     /// Requeues what has not started and waits for the rest; the abort token ends what takes too long.
     async fn drain(mut self) {
         self.context.status.draining();
-        self.give_back(RequeueReason::Drain).await;
-        while !self.tasks.is_empty() {
+        loop {
+            while let Ok(acker) = self.returned.try_recv() {
+                self.hands.take_back(acker);
+            }
+            while let Ok(acker) = self.dropped.try_recv() {
+                self.hands.take_back(acker);
+            }
+            self.requeue_all(RequeueReason::Drain).await;
             tokio::select! {
-                Some(requeue) = self.requeues.recv() => self.context.requeue(requeue).await,
-                _ = self.tasks.join_next() => {}
+                biased;
+                Some(acker) = self.returned.recv() => self.hands.take_back(acker),
+                Some(acker) = self.dropped.recv() => self.hands.take_back(acker),
+                ended = self.tasks.join_next() => if ended.is_none() {
+                    return;
+                }
             }
         }
-        while let Ok(requeue) = self.requeues.try_recv() {
-            self.context.requeue(requeue).await;
-        }
+    }
+}
+
+/// The next delivery; never, while there is no consumer.
+async fn next_of(subscription: &mut Option<Box<dyn Subscription>>) -> Result<Delivery, Ended> {
+    match subscription {
+        Some(subscription) => subscription.next().await,
+        None => std::future::pending().await,
     }
 }
 
 enum Step {
     Consume,
-    Probe(Vec<Permit>),
+    Probe(Vec<Leave>),
+    Stop,
+}
+
+/// When the lane may consume again after its queue failed it: later each time, until a delivery comes.
+#[derive(Debug)]
+struct Resubscription {
+    wait: Duration,
+    at: Option<Instant>,
+}
+
+impl Default for Resubscription {
+    fn default() -> Self {
+        Self {
+            wait: RESUBSCRIBE_FIRST,
+            at: None,
+        }
+    }
+}
+
+impl Resubscription {
+    fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    fn put_off(&mut self) {
+        self.at = Some(Instant::now() + self.wait);
+        self.wait = (self.wait * 2).min(RESUBSCRIBE_MOST);
+    }
+
+    fn is_due(&self) -> bool {
+        self.at.is_none_or(|at| at <= Instant::now())
+    }
+
+    async fn due(&self) {
+        if let Some(at) = self.at {
+            tokio::time::sleep_until(at).await;
+        }
+    }
 }

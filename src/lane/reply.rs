@@ -3,7 +3,7 @@
 
 use super::{LaneContext, resolution::DUPLICATE};
 use crate::{
-    broker::Target,
+    broker::{PublishError, Target},
     job::{HeaderValue, Job, Message, Report, message::header},
     storage::ReplyBody,
 };
@@ -49,10 +49,7 @@ pub(super) async fn send_reply(
         }
     }
     crash_point!("reply.before");
-    let sent = lane
-        .broker
-        .publish(&Target::Reply(queue.to_owned()), &message)
-        .await;
+    let sent = one_try(lane, &Target::Reply(queue.to_owned()), &message).await;
     crash_point!("reply.after");
     let result = if sent.is_ok() {
         "sent"
@@ -62,6 +59,19 @@ pub(super) async fn send_reply(
     lane.metrics.replies.with_label_values(&[result]).inc();
     if let Err(error) = sent {
         tracing::debug!(job = report.id, lane = %lane.lane, operation = report.operation, bucket = report.bucket, queue, %error, "a reply is lost");
+    }
+}
+
+/// A worker that must go waits for nobody's confirm.
+async fn one_try(
+    lane: &LaneContext,
+    target: &Target,
+    message: &Message,
+) -> Result<(), PublishError> {
+    tokio::select! {
+        biased;
+        sent = lane.broker.publish(target, message) => sent,
+        () = lane.aborted() => Err(PublishError::TimedOut),
     }
 }
 
@@ -77,7 +87,7 @@ pub(super) async fn publish_event(lane: &LaneContext, report: &Report, outcome: 
         content_type: Some("application/json".to_owned()),
         ..Message::default()
     };
-    if let Err(error) = lane.broker.publish(&Target::Event(key), &message).await {
+    if let Err(error) = one_try(lane, &Target::Event(key), &message).await {
         tracing::debug!(job = report.id, lane = %lane.lane, operation = report.operation, bucket = report.bucket, %error, "an event is lost");
     }
 }

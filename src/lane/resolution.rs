@@ -71,6 +71,8 @@ impl Standing {
 pub(super) struct CopyFacts {
     pub(super) attempts: u32,
     parks: u32,
+    /// Outside of runs, which no row counts.
+    panics: u32,
     first_seen: Option<Timestamp>,
     pub(super) code: Option<String>,
     pub(super) error: Option<String>,
@@ -86,6 +88,7 @@ impl Resolution {
             facts: CopyFacts {
                 attempts: run.attempts,
                 parks: row.parks,
+                panics: 0,
                 first_seen: Some(taken.enqueued_at),
                 code: failure.map(|failure| failure.code.clone()),
                 error: failure.map(|failure| failure.message.clone()),
@@ -231,12 +234,49 @@ impl Resolution {
             facts: CopyFacts {
                 attempts: job.carried.attempts,
                 parks: job.carried.parks + 1,
+                panics: 0,
                 first_seen: Some(job.enqueued_at(now)),
                 code: Some(ID_IN_USE.to_owned()),
                 error: Some(message.to_owned()),
             },
             row: None,
             standing,
+        }
+    }
+
+    /// It waited in hand for so long that it could not end in time: it comes again as a new delivery. Not the
+    /// job's fault, so its counts stay.
+    pub(super) fn waited_too_long(job: &Job, now: Timestamp) -> Self {
+        Self {
+            settlement: Settlement::Park(ParkDelay::TenSeconds, ParkReason::Deadline),
+            ..Self::leased_elsewhere(job, now)
+        }
+    }
+
+    /// Its task panicked outside of the job's run, so many times so far. Nothing more is known of it than what
+    /// the message carries.
+    pub(super) fn panicked(message: &Message, panics: u32) -> Self {
+        let first_seen = message.text(header::FIRST_SEEN);
+        let delay = if panics < 2 {
+            ParkDelay::TenSeconds
+        } else {
+            ParkDelay::OneMinute
+        };
+        Self {
+            settlement: Settlement::Park(delay, ParkReason::Panic),
+            outcome: State::Retrying.as_str(),
+            report: None,
+            body: None,
+            facts: CopyFacts {
+                attempts: message.count(header::ATTEMPTS).unwrap_or(0),
+                parks: message.count(header::PARKS).unwrap_or(0),
+                panics,
+                first_seen: first_seen.and_then(Timestamp::parse_rfc3339),
+                code: Some("panic".to_owned()),
+                error: None,
+            },
+            row: None,
+            standing: Standing::Open,
         }
     }
 
@@ -322,6 +362,7 @@ impl Resolution {
             facts: CopyFacts {
                 attempts: job.carried.attempts,
                 parks: job.carried.parks,
+                panics: 0,
                 first_seen: Some(job.enqueued_at(now)),
                 code: Some(failure.code),
                 error: Some(failure.message),
@@ -365,6 +406,7 @@ impl CopyFacts {
         Self {
             attempts: row.attempts,
             parks: row.parks,
+            panics: 0,
             first_seen: Some(row.enqueued_at),
             code: row.error.as_ref().map(|error| error.code.clone()),
             error: row.error.as_ref().map(|error| error.message.clone()),
@@ -377,6 +419,9 @@ impl CopyFacts {
             .copy()
             .with_count(header::ATTEMPTS, self.attempts)
             .with_count(header::PARKS, self.parks);
+        if self.panics > 0 {
+            copy = copy.with_count(header::PANICS, self.panics);
+        }
         if let Some(time) = self.first_seen {
             copy = copy.with_text(header::FIRST_SEEN, time.to_string());
         }

@@ -11,7 +11,7 @@ use std::{
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::Instant;
 
-use super::LaneContext;
+use super::{LaneContext, panics::Fault};
 use crate::{
     job::{
         AttemptLog, Failure, FailureClass, Job, Outcome, Timestamp,
@@ -32,6 +32,7 @@ pub(super) struct Run {
     pub(super) attempts: u32,
     /// The attempts of this run that failed.
     pub(super) failed: AttemptLog,
+    /// To be counted in the row.
     pub(super) panicked: bool,
     /// The row was taken by another worker; the outcome is void.
     pub(super) lease_lost: bool,
@@ -51,12 +52,14 @@ impl Run {
     }
 }
 
-/// Runs the job. Without `taken` it is a finished job that is run again for its answer only.
+/// Runs the job until `deadline` at most. Without `taken` it is a finished job that is run again for its answer
+/// only.
 pub(super) async fn run(
     lane: &LaneContext,
     job: &Job,
     taken: Option<Taken>,
     probe: Option<Permit>,
+    deadline: Instant,
 ) -> Run {
     let calls = Arc::new(AtomicU32::new(0));
     let failed = Arc::new(Mutex::new(AttemptLog::default()));
@@ -88,7 +91,7 @@ pub(super) async fn run(
             Err(panic) => End::Panic(panic_message(&*panic)),
         },
         () = lane.abort.cancelled() => End::Abort,
-        () = tokio::time::sleep(lane.limits.job_deadline) => End::Deadline,
+        () = tokio::time::sleep_until(deadline) => End::Deadline,
     };
     lane.metrics
         .job_duration
@@ -187,7 +190,15 @@ fn judge(
     (attempts, progress): (u32, Progress),
 ) -> Run {
     let now = Timestamp::now();
-    let panicked = matches!(end, End::Panic(_));
+    let fault = match &end {
+        End::Panic(text) => Some(lane.panics.panicked(job.id.as_str(), text, Instant::now())),
+        End::Storage(Ok(_) | Err(Stop::Failed(_))) => {
+            lane.panics.ran_well();
+            None
+        }
+        End::Storage(Err(_)) | End::Abort | End::Deadline => None,
+    };
+    let panicked = fault == Some(Fault::Job);
     let history = History {
         lane: lane.lane,
         parks: taken.map_or(job.carried.parks, |taken| taken.parks),
@@ -227,7 +238,11 @@ fn judge(
         }
         End::Panic(message) => {
             tracing::error!(job = %job.id, lane = %lane.lane, operation = job.operation.name().as_str(), bucket = job.operation.bucket(), panic = message, "a job panicked: this is a bug, please report it");
-            history.after_panic(Failure::ours(FailureClass::Cancelled, "panic", message))
+            let failure = Failure::ours(FailureClass::Cancelled, "panic", message);
+            match fault {
+                Some(Fault::Worker) => history.after_workers_panic(failure),
+                Some(Fault::Job) | None => history.after_panic(failure),
+            }
         }
     };
     run

@@ -12,6 +12,7 @@ use std::{
     },
 };
 
+use super::LaneContext;
 use crate::{
     broker::Acker,
     job::{Job, JobId},
@@ -20,6 +21,8 @@ use crate::{
 /// A further delivery of a job that runs.
 #[derive(Debug)]
 pub(crate) struct Attached {
+    /// Whose queue it came from: an id may be enqueued in two lanes at the same time.
+    pub(super) lane: Arc<LaneContext>,
     /// As that delivery says it; its `reply_to` may be its own.
     pub(super) job: Job,
     pub(super) acker: Acker,
@@ -43,7 +46,12 @@ pub(super) struct Entry {
 
 impl Running {
     /// Enters the job, or attaches the delivery to the one that runs.
-    pub(super) fn enter(self: &Arc<Self>, job: Job, acker: Acker) -> Option<(Entry, Job, Acker)> {
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        lane: &Arc<LaneContext>,
+        job: Job,
+        acker: Acker,
+    ) -> Option<(Entry, Job, Acker)> {
         match self.lock().entry(job.id.clone()) {
             hash_map::Entry::Vacant(vacant) => {
                 let id = vacant.key().clone();
@@ -58,7 +66,8 @@ impl Running {
                 ))
             }
             hash_map::Entry::Occupied(mut occupied) => {
-                occupied.get_mut().push(Attached { job, acker });
+                let lane = Arc::clone(lane);
+                occupied.get_mut().push(Attached { lane, job, acker });
                 self.attached.fetch_add(1, Ordering::Relaxed);
                 None
             }
@@ -94,8 +103,7 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        // Only after a panic is anything left here: the attached stay unsettled until their channel
-        // closes, and are delivered again then.
+        // Only after a panic is anything left here: each of the attached goes back to its lane.
         self.remove();
     }
 }

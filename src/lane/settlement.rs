@@ -3,15 +3,23 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::{
-    LaneContext, RecentFailure, Requeue,
+    LaneContext, RecentFailure,
+    panics::Fault,
     reply::{publish_event, reply, send_reply},
     resolution::{DUPLICATE, Resolution, Standing},
     running::Attached,
 };
 use crate::{
     broker::{Acker, PublishError, Target},
-    job::{Job, JobId, Report, Settlement, State, Timestamp, wire::BadJob},
+    job::{
+        Job, JobId, Message, Report, Settlement, State, Timestamp,
+        message::header,
+        outcome::{DeadReason, MAX_PANICS},
+        wire::{self, BadJob},
+    },
     ledger::Fence,
 };
 
@@ -46,7 +54,9 @@ pub(super) async fn settle(
     answer(lane, job, &attached, &mut resolution).await;
     let about = About::job(job);
     let mut stands = settle_one(lane, acker, &resolution, about).await;
-    for Attached { job, acker } in strangers {
+    for Attached { lane, job, acker } in strangers {
+        // Its own lane's queues, consumer and counts: an id may have come by two.
+        let lane = &*lane;
         count_duplicate(lane, &job);
         let resolution = match resolution.settlement {
             Settlement::Requeue(reason) => Resolution::unclaimed(reason),
@@ -54,7 +64,13 @@ pub(super) async fn settle(
         };
         settle_one(lane, acker, &resolution, about).await;
     }
-    for Attached { job: other, acker } in attached {
+    for Attached {
+        lane,
+        job: other,
+        acker,
+    } in attached
+    {
+        let lane = &*lane;
         count_duplicate(lane, &other);
         if other.digest != job.digest {
             // Answered above. Its content is not the job's, so no copy of it stands for the job.
@@ -147,25 +163,16 @@ async fn settle_one(
     about: About<'_>,
 ) -> bool {
     let facts = &resolution.facts;
-    let stalled = |error: &PublishError| {
-        let About {
-            id,
-            operation,
-            bucket,
-        } = about;
-        tracing::warn!(job = id, lane = %lane.lane, operation, bucket, %error, "a copy can't be published: the job is held and it is tried again");
-    };
     match resolution.settlement {
         Settlement::Ack => ack(lane, acker).await,
-        Settlement::Requeue(reason) => lane.give_back(Requeue { acker, reason }),
+        Settlement::Requeue(_) => lane.give_back(acker),
         Settlement::Park(delay, reason) => {
             let copy = facts.parked(acker.message());
             crash_point!("park.before");
             let target = Target::Retry(lane.lane, delay);
-            if acker.publish_copy(&target, &copy, stalled).await.is_err() {
-                lost(lane);
+            let Some(acker) = published(lane, acker, &target, &copy, about).await else {
                 return false;
-            }
+            };
             crash_point!("park.confirmed");
             let labels = [lane.lane.as_str(), reason.as_str()];
             lane.metrics.parked.with_label_values(&labels).inc();
@@ -175,10 +182,9 @@ async fn settle_one(
             let copy = facts.dead(acker.message(), reason, Timestamp::now());
             crash_point!("bury.before");
             let target = Target::Dead(lane.lane);
-            if acker.publish_copy(&target, &copy, stalled).await.is_err() {
-                lost(lane);
+            let Some(acker) = published(lane, acker, &target, &copy, about).await else {
                 return false;
-            }
+            };
             crash_point!("bury.confirmed");
             let labels = [lane.lane.as_str(), reason.as_str()];
             lane.metrics.dead_lettered.with_label_values(&labels).inc();
@@ -192,6 +198,73 @@ async fn settle_one(
         }
     }
     true
+}
+
+/// Publishes the copy and gives the acker back to be acked; `None` when there is nothing to ack: the delivery
+/// died, or the worker must go and the job is requeued.
+async fn published(
+    lane: &LaneContext,
+    acker: Acker,
+    target: &Target,
+    copy: &Message,
+    about: About<'_>,
+) -> Option<Acker> {
+    let mut stuck = lane
+        .status
+        .copies()
+        .copy_to(lane.broker.names().queue(target));
+    let failed = |error: &PublishError| {
+        if stuck.failed(error) {
+            let About {
+                id,
+                operation,
+                bucket,
+            } = about;
+            tracing::warn!(job = id, lane = %lane.lane, operation, bucket, %error, "a copy can't be published: the job is held and it is tried again");
+        }
+    };
+    tokio::select! {
+        biased;
+        published = acker.publish_copy(target, copy, failed) => match published {
+            Ok(()) => Some(acker),
+            Err(_) => {
+                lost(lane);
+                None
+            }
+        },
+        // The row is in the ledger: who gets the job next writes the copy.
+        () = lane.aborted() => {
+            lane.give_back(acker);
+            None
+        }
+    }
+}
+
+/// Settles a delivery that its task let go of in a panic outside the job's run, where no row counts it: its
+/// header does (RESILIENCE.md, event 20).
+pub(super) async fn settle_panicked(lane: &LaneContext, acker: Acker) {
+    let message = Arc::clone(acker.message());
+    let id = message.message_id.as_deref();
+    let text = "the worker panicked over this message";
+    let fault = lane
+        .panics
+        .panicked(id.unwrap_or_default(), text, Instant::now());
+    let panics = message.count(header::PANICS).unwrap_or(0) + u32::from(fault == Fault::Job);
+    tracing::error!(job = id, lane = %lane.lane, panics, "a task let go of its delivery in a panic: this is a bug, please report it");
+    if panics >= MAX_PANICS {
+        let poison = BadJob {
+            reason: DeadReason::Poison,
+            message: text.to_owned(),
+            known: wire::glance(&message),
+        };
+        return bury_bad_job(lane, acker, poison, Timestamp::now()).await;
+    }
+    let about = About {
+        id,
+        operation: None,
+        bucket: None,
+    };
+    settle_one(lane, acker, &Resolution::panicked(&message, panics), about).await;
 }
 
 /// Buries a message that is no job: no ledger row, no breaker, no retry (RESILIENCE.md, event 3).
@@ -248,9 +321,15 @@ async fn note_buried(lane: &LaneContext, acker: &Acker, row: Option<Fence>, abou
         .message_id
         .as_deref()
         .and_then(|id| JobId::parse(id).ok());
-    if let (Some(id), Some(fence)) = (id, row)
-        && let Err(error) = lane.ledger.note_buried(id.clone(), fence).await
-    {
+    let (Some(id), Some(fence)) = (id, row) else {
+        return;
+    };
+    let noted = tokio::select! {
+        biased;
+        noted = lane.ledger.note_buried(id.clone(), fence) => noted,
+        () = lane.aborted() => return,
+    };
+    if let Err(error) = noted {
         let About {
             operation, bucket, ..
         } = about;

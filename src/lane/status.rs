@@ -13,7 +13,7 @@ use std::{
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::gate::Pause;
+use super::{copies::StuckCopies, gate::Pause};
 use crate::{
     job::{Lane, Timestamp},
     metrics::Metrics,
@@ -41,8 +41,10 @@ pub enum PausedBy {
     Breaker,
     /// The ledger can't be written.
     Ledger,
-    /// Copies can't be published.
+    /// Its hands are full of jobs whose copies can't be published.
     Amqp,
+    /// Jobs panic one after the other.
+    Panics,
 }
 
 impl LaneState {
@@ -80,6 +82,7 @@ pub struct LaneStatus {
     lane: Lane,
     state: watch::Sender<LaneState>,
     in_flight: AtomicU32,
+    copies: StuckCopies,
     metrics: Arc<Metrics>,
 }
 
@@ -95,6 +98,7 @@ impl LaneStatus {
             lane,
             state,
             in_flight: AtomicU32::new(0),
+            copies: StuckCopies::default(),
             metrics,
         }
     }
@@ -112,6 +116,11 @@ impl LaneStatus {
     /// Jobs that run now.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Its copies that wait to be published; the lane may consume all the same.
+    pub fn copies(&self) -> &StuckCopies {
+        &self.copies
     }
 
     pub(super) fn job_started(&self) {
@@ -153,10 +162,8 @@ impl LaneStatus {
             Pause::Circuit => {
                 LaneState::Paused(PausedBy::Breaker, "breaker: the circuit is open".to_owned())
             }
-            Pause::Publishing => LaneState::Paused(
-                PausedBy::Amqp,
-                "amqp: parked and dead copies can't be published".to_owned(),
-            ),
+            Pause::Copies(why) => LaneState::Paused(PausedBy::Amqp, format!("amqp: {why}")),
+            Pause::Panicking(why) => LaneState::Paused(PausedBy::Panics, format!("worker: {why}")),
         });
     }
 

@@ -9,11 +9,15 @@ mod sweeper;
 mod throughput;
 mod wiring;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use futures_util::FutureExt;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::watch,
+    task::{self, JoinSet},
+};
 
 pub use circuit::WorkerCircuit;
 pub use queue_looks::{QueueCounts, QueueLooks};
@@ -42,11 +46,16 @@ use crate::{
 const REOPEN_FIRST: Duration = Duration::from_millis(500);
 const REOPEN_MOST: Duration = Duration::from_secs(10);
 
+/// How long closing the connections may take.
+const CLOSE_GRACE: Duration = Duration::from_millis(500);
+
 /// A running worker. Drop it only after [`Worker::drain`].
 #[derive(Debug)]
 pub struct Worker {
     view: Arc<WorkerView>,
     tasks: JoinSet<()>,
+    /// What ended that must not; its other end is with the life of the worker.
+    failure: watch::Sender<Option<String>>,
 }
 
 /// What others may see of a worker, and the few handles they may use.
@@ -143,22 +152,52 @@ impl Worker {
             admin_token: settings.http.admin_token.clone(),
         });
         let mut tasks = JoinSet::new();
+        let (failure, _) = watch::channel(None);
         let life = Life {
             view: Arc::clone(&view),
             settings: settings.clone(),
             storage,
             owner,
         };
-        tasks.spawn(life.run(ledger_status));
+        let (stop, failed) = (view.drain.stop.clone(), failure.clone());
+        tasks.spawn(async move {
+            let ended = AssertUnwindSafe(life.run(ledger_status))
+                .catch_unwind()
+                .await;
+            let why = match ended {
+                Ok(Ok(())) => "its lanes ended".to_owned(),
+                Ok(Err(why)) => why,
+                Err(_) => "the task that owns its lanes panicked".to_owned(),
+            };
+            if !stop.is_cancelled() {
+                failed.send_replace(Some(why));
+            }
+        });
         tasks.spawn(
             Arc::clone(&view.throughput).sample(Arc::clone(&view.totals), view.drain.stop.clone()),
         );
-        Ok(Self { view, tasks })
+        Ok(Self {
+            view,
+            tasks,
+            failure,
+        })
     }
 
     /// What others may see.
     pub fn view(&self) -> &Arc<WorkerView> {
         &self.view
+    }
+
+    /// Ends when a part of the worker ended that must not, by a bug, and says which: the process must end, so
+    /// that a new one takes over (RESILIENCE.md, event 21). Never ends in a drain.
+    pub fn failed(&self) -> impl Future<Output = String> + use<> {
+        let mut failure = self.failure.subscribe();
+        async move {
+            match failure.wait_for(Option::is_some).await {
+                Ok(failure) => failure.clone().unwrap_or_default(),
+                Err(_) => std::future::pending().await,
+            }
+        }
     }
 
     /// Stops taking, lets running jobs finish until `timeout`, interrupts and requeues the rest, closes.
@@ -167,10 +206,16 @@ impl Worker {
         let tasks = &mut self.tasks;
         let ended = async { while tasks.join_next().await.is_some() {} };
         let stopped = self.view.drain.run(timeout, ended).await;
-        self.view.broker.close().await;
+        // A broker that does not answer takes everything back when it notices.
+        let closed = tokio::time::timeout(CLOSE_GRACE, self.view.broker.close()).await;
+        if closed.is_err() {
+            tracing::warn!("the broker does not answer: its connections are left to it");
+        }
         match stopped {
             Stopped::GivenUp => {
-                tracing::error!("something does not end: this is a bug, please report it");
+                tracing::warn!(
+                    "broker or ledger do not answer: stopping all the same, the broker delivers again what was in hand"
+                );
             }
             Stopped::Drained | Stopped::Aborted => tracing::info!(?stopped, "drained"),
         }
@@ -187,11 +232,12 @@ struct Life {
 }
 
 impl Life {
-    async fn run(self, status: watch::Sender<LedgerStatus>) {
+    /// Until the drain. `Err`: a part ended that must not, and which.
+    async fn run(self, status: watch::Sender<LedgerStatus>) -> Result<(), String> {
         let stop = self.view.drain.stop.clone();
         let ledger = tokio::select! {
             ledger = self.open_ledger(&status) => ledger,
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return Ok(()),
         };
         let settings = WriterSettings {
             commit_wait: self.settings.ledger.commit_wait,
@@ -200,13 +246,14 @@ impl Life {
             ..WriterSettings::default()
         };
         let writer = LedgerWriter::start(ledger, settings, Arc::clone(&self.view.metrics));
-        let mut lanes = self.start_lanes(&writer);
+        let (mut lanes, names) = self.start_lanes(&writer);
+        let mut broker = self.view.broker.status();
         let mut sweeper = JoinSet::new();
         if self.view.lanes.iter().any(|view| view.lane == Lane::Upload) {
             sweeper.spawn(sweeper::run(
                 writer.clone(),
                 Arc::clone(&self.storage),
-                stop,
+                stop.clone(),
             ));
         }
         let mut health = writer.status();
@@ -214,15 +261,34 @@ impl Life {
             status.send_replace(health.borrow_and_update().clone());
             tokio::select! {
                 Ok(()) = health.changed() => {}
-                ended = lanes.join_next() => match ended {
-                    None => break,
-                    Some(Ok(())) => {}
-                    Some(Err(error)) => tracing::error!(%error, "a lane ended: this is a bug, please report it"),
-                },
+                ended = lanes.join_next_with_id() => {
+                    let id = match &ended {
+                        None => break,
+                        Some(Ok((id, ()))) => *id,
+                        Some(Err(error)) => error.id(),
+                    };
+                    let lane = names.get(&id).map_or("unknown", |lane| lane.as_str());
+                    if !stop.is_cancelled() {
+                        return Err(format!("the {lane} lane ended"));
+                    }
+                    if let Some(Err(error)) = ended {
+                        tracing::error!(lane, %error, "a lane ended in the drain: this is a bug, please report it");
+                    }
+                }
+                why = writer.ended() => return Err(format!("the ledger's writer ended: {why}")),
+                Some(ended) = sweeper.join_next(), if !sweeper.is_empty() => {
+                    if ended.is_err() {
+                        return Err("the task that sweeps unfinished uploads ended".to_owned());
+                    }
+                }
+                Ok(broken) = broker.wait_for(|status| status.broken.is_some()) => {
+                    return Err(broken.broken.clone().unwrap_or_default());
+                }
             }
         }
         while sweeper.join_next().await.is_some() {}
         writer.close().await;
+        Ok(())
     }
 
     /// Opens the ledger, for as long as it takes, and migrates it if that is ours to do.
@@ -266,12 +332,13 @@ impl Life {
         opened.map_err(|error| error.to_string())
     }
 
-    fn start_lanes(&self, writer: &LedgerWriter) -> JoinSet<()> {
+    /// The lanes' tasks, and which is whose.
+    fn start_lanes(&self, writer: &LedgerWriter) -> (JoinSet<()>, HashMap<task::Id, Lane>) {
         let view = &self.view;
         let running: Arc<Running> = Arc::default();
         let suspects: Arc<Suspects> = Arc::default();
         let foreground: Arc<Foreground> = Arc::default();
-        let mut lanes = JoinSet::new();
+        let (mut lanes, mut names) = (JoinSet::new(), HashMap::new());
         for LaneView { lane, status, .. } in &view.lanes {
             let yields = lane.circuit().is_none();
             let circuit = view
@@ -301,9 +368,10 @@ impl Life {
                 Arc::new(pace)
             });
             let prefetch = self.settings.lanes.of(*lane).prefetch;
-            lanes.spawn(LaneRunner::new(parts, prefetch, view.drain.stop.clone(), pace).run());
+            let runner = LaneRunner::new(parts, prefetch, view.drain.stop.clone(), pace);
+            names.insert(lanes.spawn(runner.run()).id(), *lane);
         }
-        lanes
+        (lanes, names)
     }
 }
 

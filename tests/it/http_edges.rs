@@ -11,7 +11,8 @@ use std::{
 use async_trait::async_trait;
 use bucket_brigade::{
     broker::{
-        Broker, BrokerError, BrokerStatus, PublishError, Subscription, Target, memory::MemoryBroker,
+        Broker, BrokerError, BrokerStatus, Names, PublishError, Subscription, Target,
+        memory::MemoryBroker,
     },
     http::{HttpServer, client},
     job::{Lane, Message},
@@ -51,6 +52,10 @@ impl Broker for Counted {
 
     async fn publish(&self, target: &Target, message: &Message) -> Result<(), PublishError> {
         self.broker.publish(target, message).await
+    }
+
+    fn names(&self) -> &Names {
+        self.broker.names()
     }
 
     async fn queue_ready(&self, lane: Lane) -> Option<u32> {

@@ -8,7 +8,7 @@ mod queues;
 mod subscription;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -48,6 +48,7 @@ struct State {
     faults: Faults,
     events: Vec<(String, Message)>,
     deliveries: u64,
+    subscriptions: u64,
 }
 
 #[derive(Default)]
@@ -58,6 +59,8 @@ struct Faults {
     stalled: bool,
     /// No connection stands; says why.
     disconnected: Option<String>,
+    /// Queues that take nothing, as a full one with `reject-publish` does.
+    full: BTreeSet<String>,
 }
 
 impl MemoryBroker {
@@ -77,13 +80,14 @@ impl MemoryBroker {
             publish: Link::Up,
             topology: None,
             blocked: None,
-            stalled_publishes: 0,
+            broken: None,
         });
         let state = State {
             queues,
             faults: Faults::default(),
             events: Vec::new(),
             deliveries: 0,
+            subscriptions: 0,
         };
         let changed = Notify::new();
         Self {
@@ -140,6 +144,22 @@ impl MemoryBroker {
     /// Deliveries handed to consumers so far, redeliveries included.
     pub fn deliveries(&self) -> u64 {
         self.inner.look(|state| state.deliveries)
+    }
+
+    /// Times that a consumer was made so far.
+    pub fn subscriptions(&self) -> u64 {
+        self.inner.look(|state| state.subscriptions)
+    }
+
+    /// While `true`, the queue refuses every publish, as one that is full.
+    pub fn fill_queue(&self, queue: &str, full: bool) {
+        self.inner.change(|state| {
+            if full {
+                state.faults.full.insert(queue.to_owned());
+            } else {
+                state.faults.full.remove(queue);
+            }
+        });
     }
 
     /// Ends when a delivery, a settlement, a publish or a fault has changed something after this call.
@@ -302,6 +322,9 @@ impl State {
                 return Ok(());
             }
         };
+        if self.faults.full.contains(&queue) {
+            return Err(PublishError::Nacked);
+        }
         let due = delay.map(|delay| {
             tokio::time::Instant::now() + Duration::from_millis(delay.millis().into())
         });
@@ -328,6 +351,7 @@ impl Broker for MemoryBroker {
                 return Err(BrokerError::NotConnected(why.clone()));
             }
             let consumer = state.queues.consume(&queue, prefetch.max(1).into());
+            state.subscriptions += u64::from(consumer.is_some());
             consumer.ok_or_else(|| BrokerError::Queue(format!("queue {queue}: missing")))
         })?;
         let channel = Arc::new(Channel::new(Arc::clone(&self.inner), consumer));
@@ -336,6 +360,10 @@ impl Broker for MemoryBroker {
 
     async fn publish(&self, target: &Target, message: &Message) -> Result<(), PublishError> {
         self.inner.publish(target, message).await
+    }
+
+    fn names(&self) -> &Names {
+        &self.inner.names
     }
 
     async fn queue_ready(&self, lane: Lane) -> Option<u32> {
@@ -424,23 +452,44 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_copy_is_published_as_soon_as_the_broker_takes_it() {
         let (broker, _consumer, delivery) = delivered().await;
+        let gone = PublishError::Returned("gone".into());
         broker.fail_next_publish(PublishError::Nacked);
-        broker.fail_next_publish(PublishError::Returned("gone".into()));
-        let mut status = broker.status();
-        let published = delivery
+        broker.fail_next_publish(gone.clone());
+        let mut heard = Vec::new();
+        delivery
             .acker
-            .publish_copy(&Target::Dead(LANE), &delivery.message, |_| {});
-        // The borrow that it gives would keep the status from changing.
-        let stalled = async { drop(status.wait_for(|it| it.stalled_publishes == 1).await) };
-        let (published, ()) = tokio::join!(published, stalled);
-        published.unwrap();
+            .publish_copy(&Target::Dead(LANE), &delivery.message, |error| {
+                heard.push(error.clone());
+            })
+            .await
+            .unwrap();
+        assert_eq!(heard, [PublishError::Nacked, gone]);
         assert_eq!(broker.dead(LANE).len(), 1);
-        assert_eq!(broker.status().borrow().stalled_publishes, 0);
         assert!(!delivery.acker.is_stale());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_copy_that_is_refused_is_tried_ever_later_and_told_of_once() {
+    async fn a_delivery_that_is_dropped_unsettled_comes_home() {
+        let (broker, _consumer, mut delivery) = delivered().await;
+        let (home, mut returned) = tokio::sync::mpsc::unbounded_channel();
+        delivery.acker.returns_to(home.clone());
+        let since = delivery.acker.since();
+        drop(delivery.acker);
+        let acker = returned.try_recv().unwrap();
+        assert_eq!((acker.message(), acker.since()), (&delivery.message, since));
+        acker.ack().await.unwrap();
+        assert!(returned.try_recv().is_err(), "settled");
+        assert_eq!(broker.depth(&broker.inner.names.lane_queue(LANE)), 0);
+
+        let (broker, _consumer, mut delivery) = self::delivered().await;
+        delivery.acker.returns_to(home);
+        broker.lose_channels();
+        drop(delivery.acker);
+        assert!(returned.try_recv().is_err(), "its redelivery decides");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_copy_that_is_refused_is_tried_ever_later() {
         let (broker, mut consumer, delivery) = delivered().await;
         for _ in 0..8 {
             broker.fail_next_publish(PublishError::Nacked);
@@ -456,7 +505,7 @@ mod tests {
             .unwrap();
         // 0.1 s, doubled each time, and never more than 5 s.
         let waited = Duration::from_millis(100 + 200 + 400 + 800 + 1_600 + 3_200 + 5_000 + 5_000);
-        assert_eq!((began.elapsed(), told.get()), (waited, 1));
+        assert_eq!((began.elapsed(), told.get()), (waited, 8));
         assert_eq!(broker.depth(&broker.inner.names.lane_queue(LANE)), 1);
         acker.requeue().await.unwrap();
         assert_eq!(

@@ -156,15 +156,4 @@ impl Tag for MemoryTag {
     async fn publish(&self, target: &Target, message: &Message) -> Result<(), PublishError> {
         self.channel.inner.publish(target, message).await
     }
-
-    fn report_stalled(&self, stalled: bool) {
-        self.channel.inner.status.send_modify(|status| {
-            let count = &mut status.stalled_publishes;
-            *count = if stalled {
-                count.saturating_add(1)
-            } else {
-                count.saturating_sub(1)
-            };
-        });
-    }
 }

@@ -241,10 +241,6 @@ impl Tag for AmqpTag {
     async fn publish(&self, target: &Target, message: &Message) -> Result<(), PublishError> {
         self.shared.publisher.publish(target, message).await
     }
-
-    fn report_stalled(&self, stalled: bool) {
-        self.shared.status.stalled(stalled);
-    }
 }
 
 impl fmt::Debug for LaneSubscription {

@@ -23,11 +23,13 @@ mod topology_keeper;
 
 use std::{
     fmt,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use lapin::{options::QueueDeclareOptions, types::FieldTable};
 use secrecy::SecretString;
 use tokio::{sync::watch, task::JoinSet};
@@ -147,7 +149,15 @@ impl RabbitMq {
                         status: Arc::clone(&status),
                         topology,
                     };
-                    tasks.spawn(keeper.run(stop.clone()));
+                    let (stop, status) = (stop.clone(), Arc::clone(&keeper.status));
+                    tasks.spawn(async move {
+                        let ended = AssertUnwindSafe(keeper.run(stop.clone()))
+                            .catch_unwind()
+                            .await;
+                        if ended.is_err() || !stop.is_cancelled() {
+                            status.broken(role);
+                        }
+                    });
                 }
                 // Settings are checked before; should one slip through, it is said and nothing is tried.
                 Err(why) => status.down(role, &format!("{why} ({setting})")),
@@ -219,6 +229,10 @@ impl Broker for RabbitMq {
 
     async fn publish(&self, target: &Target, message: &Message) -> Result<(), PublishError> {
         self.shared.publisher.publish(target, message).await
+    }
+
+    fn names(&self) -> &Names {
+        &self.shared.names
     }
 
     async fn queue_ready(&self, lane: Lane) -> Option<u32> {

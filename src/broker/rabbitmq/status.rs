@@ -24,7 +24,7 @@ impl StatusBoard {
             publish: down,
             topology: None,
             blocked: None,
-            stalled_publishes: 0,
+            broken: None,
         });
         Self { status, metrics }
     }
@@ -77,15 +77,11 @@ impl StatusBoard {
         self.change(|status| &mut status.blocked, reason);
     }
 
-    pub(super) fn stalled(&self, stalled: bool) {
-        self.status.send_modify(|status| {
-            let count = &mut status.stalled_publishes;
-            *count = if stalled {
-                count.saturating_add(1)
-            } else {
-                count.saturating_sub(1)
-            };
-        });
+    /// The task of that connection ended by itself.
+    pub(super) fn broken(&self, role: Role) {
+        let what = format!("the task of the {} connection ended", role.as_str());
+        self.down(role, &what);
+        self.change(|status| &mut status.broken, Some(what));
     }
 
     fn set_link(&self, role: Role, link: Link) {

@@ -363,19 +363,3 @@ async fn a_redelivery_that_attached_is_parked_or_buried_in_the_place_of_the_deli
         rig.end().await;
     }
 }
-
-#[tokio::test(start_paused = true)]
-async fn a_run_that_ended_by_a_panic_keeps_nobody_from_its_id() {
-    let mut rig = Rig::new(Lane::Upload, [stored()]);
-    rig.publish_all(&["j", "j"], &put()).await;
-    let mut subscription = rig.broker.subscribe(Lane::Upload, 2).await.unwrap();
-    for _ in 0..2 {
-        let acker = subscription.next().await.unwrap().acker;
-        let job = crate::storage::script::job(crate::storage::script::op::delete());
-        let (entry, _, acker) = rig.running.enter(job, acker).expect("the id is free");
-        drop(entry);
-        acker.ack().await.unwrap();
-    }
-    rig.published.clear();
-    rig.end().await;
-}

@@ -6,6 +6,7 @@
 
 mod clocks;
 mod duplicates;
+mod half_broken;
 mod pauses;
 mod repeats;
 mod settling;
@@ -59,6 +60,7 @@ struct Rig {
     abort: CancellationToken,
     tasks: JoinSet<()>,
     published: BTreeSet<String>,
+    writer: Option<LedgerWriter>,
 }
 
 impl Rig {
@@ -96,6 +98,7 @@ impl Rig {
             abort: CancellationToken::new(),
             tasks: JoinSet::new(),
             published: BTreeSet::new(),
+            writer: None,
             stage,
         }
     }
@@ -117,6 +120,7 @@ impl Rig {
         let ledger = Arc::new(self.ledger.clone());
         let metrics = Arc::clone(&self.stage.metrics);
         let writer = LedgerWriter::start(ledger, WriterSettings::default(), Arc::clone(&metrics));
+        self.writer = Some(writer.clone());
         let parts = LaneParts {
             lane: self.lane,
             broker: Arc::new(self.broker.clone()),

@@ -289,8 +289,9 @@ async fn a_second_delivery_of_a_refused_job_is_given_back_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_a_copy_can_not_be_published_the_job_is_held_and_the_lane_takes_no_more() {
-    let mut rig = Rig::start(Lane::Upload, [Answer::error(403, "AccessDenied"), stored()]);
+async fn a_lane_whose_hands_are_full_of_copies_holds_its_jobs_and_takes_no_more() {
+    let answers = [Answer::error(403, "AccessDenied"), stored()];
+    let mut rig = Rig::with(Lane::Upload, answers, one_at_a_time);
     rig.publish(message("j", &put())).await;
     rig.broker.stall_publishes(true);
     rig.until("the lane pauses", |rig| {
@@ -299,7 +300,7 @@ async fn while_a_copy_can_not_be_published_the_job_is_held_and_the_lane_takes_no
     .await;
     assert_eq!(
         rig.status.state().reason(),
-        Some("amqp: parked and dead copies can't be published")
+        Some("amqp: t.upload.dead takes no copies: no confirm in time")
     );
     assert!(!rig.status.state().is_ready());
     assert_eq!((rig.queued(), rig.dead().len()), (1, 0));
