@@ -9,6 +9,7 @@ mod batch;
 #[cfg(test)]
 mod contract_tests;
 mod decision;
+mod limits;
 mod listing;
 #[cfg(test)]
 pub(crate) mod memory;
@@ -61,12 +62,20 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
     /// Jobs counted by lane, state and error code. Reads every row: for people, not for a hot path.
     async fn stats(&self) -> Result<Vec<StatRow>, LedgerError>;
 
-    /// Deletes at most `limit` rows; says how many went: finished ones that ended more than `retention` ago, and
-    /// unfinished ones that nobody has held for as long. A job that lives is claimed again sooner, or waits in its
-    /// queue; one that RabbitMQ let go of unseen (a purged queue, `expiration`, the delivery limit) never is. Should
-    /// it come after all, it is new, with the counts that its delivery carries. Unfinished rows of `delete_prefix`
-    /// stay.
+    /// Deletes at most `limit` rows of jobs that ended more than `retention` ago, the oldest first; says how many
+    /// went.
     async fn purge(&self, retention: Duration, limit: u32) -> Result<u64, LedgerError>;
+
+    /// Deletes at most `limit` unfinished rows that nobody has held for `retention`; says how many went. A job that
+    /// lives is claimed again sooner, or waits in its queue; one that RabbitMQ let go of unseen (a purged queue,
+    /// `expiration`, the delivery limit) never is. Should it come after all, it is new, with the counts that its
+    /// delivery carries. Unfinished rows of `delete_prefix` stay.
+    async fn purge_lost(&self, retention: Duration, limit: u32) -> Result<u64, LedgerError>;
+
+    /// Whether a purge may run beside a batch. Where it may not, it waits for its turn.
+    fn purges_apart(&self) -> bool {
+        false
+    }
 
     /// Notes what became of an upload of a job. Something begun is noted only while the job is held with that
     /// fence: `false` when it no longer is. The other notes are for anybody.
@@ -89,8 +98,13 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<SweptUpload>, LedgerError>;
 
-    /// A committed write, to learn whether the ledger is well.
+    /// A committed write of what a batch writes, to learn whether the ledger is well.
     async fn probe(&self) -> Result<(), LedgerError>;
+
+    /// Finds out whether the database still answers, after a while without work. Writes nothing.
+    async fn keep_alive(&self) -> Result<(), LedgerError> {
+        Ok(())
+    }
 }
 
 /// Grows with every claim of a row; a commit with an older one is refused.

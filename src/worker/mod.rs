@@ -44,7 +44,7 @@ use crate::{
 
 /// The wait before opening the ledger again: first and longest.
 const REOPEN_FIRST: Duration = Duration::from_millis(500);
-const REOPEN_MOST: Duration = Duration::from_secs(10);
+const REOPEN_MOST: Duration = Duration::from_secs(4);
 
 /// How long closing the connections may take.
 const CLOSE_GRACE: Duration = Duration::from_millis(500);

@@ -31,6 +31,7 @@ mod fleet;
 mod http;
 mod http_edges;
 mod image;
+mod ledger_silence;
 mod logs;
 mod messages;
 mod once;

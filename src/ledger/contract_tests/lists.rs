@@ -263,10 +263,10 @@ pub(in crate::ledger) async fn a_job_that_nobody_has_held_for_the_retention_is_f
     }
     database.pass(PAST_THE_LEASE).await;
 
-    assert_eq!(one.purge(DAY * 2, 100).await.unwrap(), 0);
-    assert_eq!(one.purge(DAY, 3).await.unwrap(), 3);
-    assert_eq!(one.purge(DAY, 3).await.unwrap(), 1);
-    assert_eq!(one.purge(DAY, 3).await.unwrap(), 0);
+    assert_eq!(one.purge_lost(DAY * 2, 100).await.unwrap(), 0);
+    assert_eq!(one.purge_lost(DAY, 3).await.unwrap(), 3);
+    assert_eq!(one.purge_lost(DAY, 3).await.unwrap(), 1);
+    assert_eq!(one.purge_lost(DAY, 3).await.unwrap(), 0);
     let left: BTreeSet<_> = names(&one, &filter()).await.into_iter().collect();
     assert_eq!(left, ["held", "parked", "young"].map(str::to_owned).into());
 
@@ -295,7 +295,7 @@ pub(in crate::ledger) async fn an_unfinished_delete_prefix_keeps_its_time(
     let taken = take(&ledger, delete(at(1_700_000_000_000_000))).await;
     record(&ledger, ending("j", taken, State::Requeued)).await;
     database.pass(30 * DAY).await;
-    assert_eq!(ledger.purge(DAY, 100).await.unwrap(), 0);
+    assert_eq!(ledger.purge_lost(DAY, 100).await.unwrap(), 0);
     let again = take(&ledger, delete(Timestamp::now())).await;
     assert_eq!(again.enqueued_at, taken.enqueued_at);
 }

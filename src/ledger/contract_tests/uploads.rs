@@ -164,6 +164,6 @@ pub(in crate::ledger) async fn the_upload_of_a_job_that_left_unseen_is_swept_onc
     record(&ledger, ending("gone", taken, State::Retrying)).await;
     database.pass(14 * DAY).await;
     assert!(swept(&ledger).await.is_empty());
-    assert_eq!(ledger.purge(14 * DAY, 100).await.unwrap(), 1);
+    assert_eq!(ledger.purge_lost(14 * DAY, 100).await.unwrap(), 1);
     assert_eq!(swept(&ledger).await, ["u1"]);
 }

@@ -1,67 +1,57 @@
 //! The ledger in PostgreSQL, for a fleet.
 //!
 //! Every worker writes over one connection, in group commits; times are the server's. A commit is
-//! durable before it is answered, unless the operator of the server has arranged for less. What a row
-//! means is decided in `decision.rs`.
+//! durable before it is answered, unless the operator of the server has arranged for less. Every wait has a limit
+//! (`limits.rs`). What a row means is decided in `decision.rs`.
 
+mod connections;
 mod migrate;
+mod probe;
+mod purge;
 #[cfg(test)]
 mod tests;
 mod uploads;
 mod write;
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicI64, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, PgPool, Row,
+    AssertSqlSafe, ConnectOptions, Row,
     error::DatabaseError,
-    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, Postgres},
+    postgres::{PgArguments, PgConnectOptions, Postgres},
     query::Query as SqlxQuery,
 };
 
+use connections::{Connections, Role, Session};
 pub use migrate::{migrate, pending};
 
 use super::{
     Claim, ClaimRequest, Committed, Ending, Fence, JobFilter, JobRecord, Ledger, LedgerError,
     Owner, Page, StatRow, SweptUpload,
+    limits::{self, within},
     listing::{self, Query, Reader, Value},
     record::{self, record_columns},
     trouble::{self, Trouble},
 };
 use crate::job::{BegunUpload, JobId, Timestamp, UploadNote};
 
-/// How long a caller waits for a connection.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that was idle for longer is asked whether it still stands.
-const TRUSTED_IDLE: Duration = Duration::from_secs(5);
 /// Connections that read.
-const READERS: u32 = 2;
-
-/// For the connection that writes. All its statements find a few rows by their id, and the planner is not to
-/// think otherwise while a table that was empty a moment ago has no statistics. A worker that vanishes in
-/// a transaction holds its rows for no longer than a while. A server that commits asynchronously would
-/// break the promise of "ledger before ack"; a stricter one is left as it is.
-const WRITER_SESSION: &str = "\
-    set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; \
-    set plan_cache_mode = force_generic_plan; set jit = off; \
-    set idle_in_transaction_session_timeout = '30s'; \
-    select set_config('synchronous_commit', 'on', false) \
-        where current_setting('synchronous_commit') = 'off'";
-
-/// For the connections that read. A list is a walk along one index that holds what its filters ask for (`listing.rs`);
-/// the planner can't know how few of its entries pass, and would rather read the whole table.
-const READER_SESSION: &str = "\
-    set enable_seqscan = off; set enable_bitmapscan = off; set max_parallel_workers_per_gather = 0; \
-    set jit = off; set default_transaction_read_only = on";
+const READERS: usize = 2;
 
 /// A ledger in a PostgreSQL database. Closes when it is dropped.
 #[derive(Debug)]
 pub struct PostgresLedger {
     owner: Owner,
     lease: Duration,
-    writer: PgPool,
-    readers: PgPool,
+    /// Host and port, for people.
+    place: String,
+    writer: Connections,
+    readers: Connections,
+    /// Apart from the writer, so that no batch waits for it.
+    purger: Connections,
+    /// All that ended before has been purged, but for rows that others held.
+    purged_to: AtomicI64,
 }
 
 impl PostgresLedger {
@@ -91,21 +81,64 @@ impl PostgresLedger {
         Ok(Self {
             owner,
             lease,
-            writer: pool(1, WRITER_SESSION).connect_lazy_with(options.clone()),
-            readers: pool(READERS, READER_SESSION).connect_lazy_with(options),
+            place: place(&options),
+            writer: Connections::new(&options, Role::Writer, 1),
+            readers: Connections::new(&options, Role::Reader, READERS),
+            purger: Connections::new(&options, Role::Writer, 1),
+            purged_to: AtomicI64::default(),
         })
+    }
+
+    /// Answers within a limit, and again at once while another worker is in the way.
+    async fn answer<T, F>(
+        &self,
+        limit: Duration,
+        mut work: impl FnMut() -> F,
+    ) -> Result<T, LedgerError>
+    where
+        F: Future<Output = Result<T, sqlx::Error>>,
+    {
+        let watched = || {
+            let work = work();
+            async {
+                let answer = work.await;
+                if answer.as_ref().is_err_and(is_of_another_session) {
+                    self.writer.distrust();
+                    self.readers.distrust();
+                    self.purger.distrust();
+                }
+                answer
+            }
+        };
+        within(limit, &self.place, trouble::retrying(read_trouble, watched)).await
     }
 }
 
 /// The server's time, from a connection of its own.
 pub async fn clock(url: &str) -> Result<Timestamp, LedgerError> {
-    let down = |error: sqlx::Error| LedgerError::Down(trouble::sentence(&error));
-    let mut connection = options(url)?.connect().await.map_err(down)?;
-    let query = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint";
-    let row = sqlx::query(query).fetch_one(&mut connection).await;
-    let micros = row.and_then(|row| row.try_get(0)).map_err(down)?;
-    connection.close().await.map_err(down)?;
-    Ok(Timestamp::from_micros(micros))
+    let options = options(url)?;
+    let connections = Connections::new(&options, Role::Reader, 1);
+    let look = || async {
+        let mut session = connections.session().await?;
+        let query = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint";
+        let row = session.query(query).fetch_one(session.on()).await?;
+        session.finish().await?;
+        Ok(Timestamp::from_micros(row.try_get(0)?))
+    };
+    let look = trouble::retrying(read_trouble, look);
+    within(limits::LOOK, &place(&options), look).await
+}
+
+/// The server as people know it.
+fn place(options: &PgConnectOptions) -> String {
+    match options.get_socket() {
+        Some(socket) => format!("PostgreSQL at {}", socket.display()),
+        None => format!(
+            "PostgreSQL at {}:{}",
+            options.get_host(),
+            options.get_port()
+        ),
+    }
 }
 
 /// Reads the URL, of which nothing may be shown: it holds a password.
@@ -122,30 +155,8 @@ fn options(url: &str) -> Result<PgConnectOptions, LedgerError> {
     } else {
         options.application_name("brigade")
     };
-    Ok(options.disable_statement_logging())
-}
-
-fn pool(connections: u32, session: &'static str) -> PgPoolOptions {
-    PgPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .max_lifetime(None)
-        .idle_timeout(Duration::from_secs(600))
-        // A question before each batch would cost as much as the batch.
-        .test_before_acquire(false)
-        .before_acquire(|connection, meta| {
-            Box::pin(
-                async move { Ok(meta.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok()) },
-            )
-        })
-        .after_connect(move |connection, _| Box::pin(prepare_session(connection, session)))
-}
-
-async fn prepare_session(
-    connection: &mut PgConnection,
-    session: &'static str,
-) -> Result<(), sqlx::Error> {
-    connection.execute(sqlx::raw_sql(session)).await.map(drop)
+    // A pooler may refuse what it does not know. The ledger has no floats.
+    Ok(options.extra_float_digits(None).disable_statement_logging())
 }
 
 fn read_trouble(error: &dyn DatabaseError) -> Trouble {
@@ -154,6 +165,7 @@ fn read_trouble(error: &dyn DatabaseError) -> Trouble {
     match (&*code, code.get(..2)) {
         // Serialisation failure, deadlock, lock not available.
         ("40001" | "40P01" | "55P03", _) => Trouble::Again,
+        (LOST_STATEMENT | TAKEN_STATEMENT, _) => Trouble::Again,
         // Data exception, constraint, check option, program limit, an exception that a trigger raises.
         (_, Some("22" | "23" | "44" | "54" | "P0")) => Trouble::Refused,
         // Connection, resources, shutdown, read-only. Also a missing table or privilege: buried jobs would be the
@@ -162,32 +174,37 @@ fn read_trouble(error: &dyn DatabaseError) -> Trouble {
     }
 }
 
-type Statement<'q> = SqlxQuery<'q, Postgres, PgArguments>;
+/// A prepared statement is not where it was left, or is there already: the session is shared by a pooler.
+const LOST_STATEMENT: &str = "26000";
+const TAKEN_STATEMENT: &str = "42P05";
 
-/// Retries at once while another worker is in the way.
-async fn retrying<T, F>(work: impl FnMut() -> F) -> Result<T, LedgerError>
-where
-    F: Future<Output = Result<T, sqlx::Error>>,
-{
-    trouble::retrying(read_trouble, work).await
+fn is_of_another_session(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    matches!(code.as_deref(), Some(LOST_STATEMENT | TAKEN_STATEMENT))
 }
+
+type Statement<'q> = SqlxQuery<'q, Postgres, PgArguments>;
 
 #[async_trait]
 impl Ledger for PostgresLedger {
     async fn claim(&self, requests: &[ClaimRequest]) -> Result<Vec<Claim>, LedgerError> {
-        retrying(|| write::claim(self, requests)).await
+        self.answer(limits::WRITE, || write::claim(self, requests))
+            .await
     }
 
     async fn commit(&self, endings: &[Ending]) -> Result<Vec<Committed>, LedgerError> {
-        retrying(|| write::commit(self, endings)).await
+        self.answer(limits::WRITE, || write::commit(self, endings))
+            .await
     }
 
     async fn renew(&self, held: &[(JobId, Fence)]) -> Result<Vec<bool>, LedgerError> {
-        retrying(|| write::renew(self, held)).await
+        self.answer(limits::WRITE, || write::renew(self, held))
+            .await
     }
 
     async fn note_buried(&self, held: &[(JobId, Fence)]) -> Result<(), LedgerError> {
-        retrying(|| write::note_buried(self, held)).await
+        self.answer(limits::WRITE, || write::note_buried(self, held))
+            .await
     }
 
     async fn get(&self, id: &JobId) -> Result<Option<JobRecord>, LedgerError> {
@@ -200,15 +217,30 @@ impl Ledger for PostgresLedger {
     }
 
     async fn stats(&self) -> Result<Vec<StatRow>, LedgerError> {
-        retrying(|| async {
-            let rows = sqlx::query(listing::STATS).fetch_all(&self.readers).await?;
+        self.answer(limits::READ, || async {
+            let mut session = self.readers.session().await?;
+            let rows = session
+                .query(listing::STATS)
+                .fetch_all(session.on())
+                .await?;
+            session.finish().await?;
             rows.iter().map(record::stat).collect()
         })
         .await
     }
 
     async fn purge(&self, retention: Duration, limit: u32) -> Result<u64, LedgerError> {
-        retrying(|| write::purge(self, retention, limit)).await
+        self.answer(limits::WRITE, || purge::finished(self, retention, limit))
+            .await
+    }
+
+    async fn purge_lost(&self, retention: Duration, limit: u32) -> Result<u64, LedgerError> {
+        self.answer(limits::WRITE, || purge::lost(self, retention, limit))
+            .await
+    }
+
+    fn purges_apart(&self) -> bool {
+        true
     }
 
     async fn note_upload(
@@ -217,11 +249,13 @@ impl Ledger for PostgresLedger {
         fence: Fence,
         note: &UploadNote,
     ) -> Result<bool, LedgerError> {
-        retrying(|| uploads::note(self, id, fence, note)).await
+        self.answer(limits::WRITE, || uploads::note(self, id, fence, note))
+            .await
     }
 
     async fn recall_upload(&self, id: &JobId) -> Result<Option<BegunUpload>, LedgerError> {
-        retrying(|| uploads::recall(self, id)).await
+        self.answer(limits::WRITE, || uploads::recall(self, id))
+            .await
     }
 
     async fn sweep_uploads(
@@ -229,11 +263,17 @@ impl Ledger for PostgresLedger {
         lease: Duration,
         limit: u32,
     ) -> Result<Vec<SweptUpload>, LedgerError> {
-        retrying(|| uploads::sweep(self, lease, limit)).await
+        self.answer(limits::WRITE, || uploads::sweep(self, lease, limit))
+            .await
     }
 
     async fn probe(&self) -> Result<(), LedgerError> {
-        retrying(|| write::probe(self)).await
+        self.answer(limits::PROBE, || probe::probe(self)).await
+    }
+
+    async fn keep_alive(&self) -> Result<(), LedgerError> {
+        let look = || async { self.writer.session().await?.finish().await };
+        self.answer(limits::LOOK, look).await
     }
 }
 
@@ -242,16 +282,20 @@ impl Reader for PostgresLedger {
     const COLUMNS: &'static str = record_columns!("result::text");
 
     async fn count(&self, query: &Query) -> Result<i64, LedgerError> {
-        retrying(|| async {
-            let row = bound(query).fetch_one(&self.readers).await?;
+        self.answer(limits::READ, || async {
+            let mut session = self.readers.session().await?;
+            let row = bound(&session, query).fetch_one(session.on()).await?;
+            session.finish().await?;
             record::LedgerRow::number(&row, 0)
         })
         .await
     }
 
     async fn jobs(&self, query: &Query) -> Result<Vec<JobRecord>, LedgerError> {
-        retrying(|| async {
-            let rows = bound(query).fetch_all(&self.readers).await?;
+        self.answer(limits::READ, || async {
+            let mut session = self.readers.session().await?;
+            let rows = bound(&session, query).fetch_all(session.on()).await?;
+            session.finish().await?;
             rows.iter().map(record::record).collect()
         })
         .await
@@ -259,8 +303,8 @@ impl Reader for PostgresLedger {
 }
 
 /// The SQL comes from `listing.rs`, which puts every value of a user into `values`.
-fn bound(query: &Query) -> Statement<'_> {
-    let statement = sqlx::query(AssertSqlSafe(query.sql.as_str()));
+fn bound<'q>(session: &Session<'_>, query: &'q Query) -> Statement<'q> {
+    let statement = session.query(AssertSqlSafe(query.sql.as_str()));
     query
         .values
         .iter()

@@ -9,7 +9,8 @@ use std::sync::{
 };
 
 use futures_util::future::join_all;
-use sqlx::{Executor, SqlSafeStr, Statement as _};
+use sqlx::{Connection, Executor, SqlSafeStr, Statement as _};
+use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::{
@@ -115,19 +116,23 @@ async fn every_statement_can_be_prepared() {
         write::COMMIT,
         write::RENEW,
         write::NOTE_BURIED,
-        write::PURGE,
-        write::PURGE_LOST,
-        write::PROBE,
+        purge::FINISHED,
+        purge::LOST,
+        probe::FILL,
+        probe::CLEAR,
+        probe::NOTE,
         listing::STATS,
     ];
     let statements = statements.into_iter().chain(uploads::STATEMENTS);
+    let mut session = ledger.writer.session().await.unwrap();
     for sql in statements {
-        let prepared = ledger.writer.prepare(sql.into_sql_str()).await;
+        let prepared = session.on().prepare(sql.into_sql_str()).await;
         assert!(prepared.is_ok(), "{sql}: {:?}", prepared.err());
     }
+    let mut session = ledger.readers.session().await.unwrap();
     for Planned { query, .. } in listing::every_query(PostgresLedger::COLUMNS) {
         let sql = AssertSqlSafe(query.sql.clone());
-        let prepared = ledger.readers.prepare(sql.into_sql_str()).await;
+        let prepared = session.on().prepare(sql.into_sql_str()).await;
         assert!(prepared.is_ok(), "{}: {:?}", query.sql, prepared.err());
         let parameters = prepared
             .unwrap()
@@ -154,7 +159,8 @@ async fn rows_are_found_by_their_id_from_the_first_one_on() {
         ("renew", write::RENEW, 3),
         ("note_buried", write::NOTE_BURIED, 2),
     ] {
-        let mut connection = ledger.writer.acquire().await.unwrap();
+        let mut session = ledger.writer.session().await.unwrap();
+        let connection = session.on();
         let prepare = format!("prepare {name} as {sql}");
         connection
             .execute(sqlx::raw_sql(AssertSqlSafe(prepare)))
@@ -163,7 +169,7 @@ async fn rows_are_found_by_their_id_from_the_first_one_on() {
         let values = no_columns[..parameters].join(", ");
         let explain = format!("explain execute {name}({values})");
         let plan = sqlx::raw_sql(AssertSqlSafe(explain))
-            .fetch_all(&mut *connection)
+            .fetch_all(connection)
             .await
             .unwrap();
         let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
@@ -188,16 +194,22 @@ async fn a_purge_reads_no_more_than_the_old_end_of_an_index() {
             case when n % 1000 = 0 then null else n end, 'w', 'w', 1, \
             case when n % 1000 = 0 then n end, 0, 0, 0, 0, n from generate_series(1, 20000) as n; analyze jobs",
     ] {
-        let mut connection = ledger.writer.acquire().await.unwrap();
+        let mut session = ledger.writer.session().await.unwrap();
+        let connection = session.on();
         connection.execute(sqlx::raw_sql(fill)).await.unwrap();
-        for (name, sql, expected) in [
-            ("finished", write::PURGE, "jobs_by_finish"),
-            ("lost", write::PURGE_LOST, "jobs_by_state"),
+        for (name, sql, values, expected) in [
+            (
+                "finished",
+                purge::FINISHED,
+                "1000, 1000, 0",
+                "jobs_by_finish",
+            ),
+            ("lost", purge::LOST, "1000, 1000", "jobs_by_state"),
         ] {
             let prepare = format!("deallocate all; prepare {name} as {sql}");
             let prepared = connection.execute(sqlx::raw_sql(AssertSqlSafe(prepare)));
             prepared.await.unwrap();
-            let explain = AssertSqlSafe(format!("explain execute {name}(1000, 1000)"));
+            let explain = AssertSqlSafe(format!("explain execute {name}({values})"));
             let plan = sqlx::raw_sql(explain).fetch_all(&mut *connection);
             let plan = plan.await.unwrap();
             let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
@@ -250,10 +262,12 @@ async fn a_connection_that_broke_is_down_and_the_next_one_is_well() {
         return;
     };
     let ledger = database.open("a").await;
+    let mut session = ledger.writer.session().await.unwrap();
     let pid: i32 = sqlx::query_scalar("select pg_backend_pid()")
-        .fetch_one(&ledger.writer)
+        .fetch_one(session.on())
         .await
         .unwrap();
+    session.finish().await.unwrap();
     // Waits until it has ended.
     database
         .run(&format!("select pg_terminate_backend({pid}, 10000)"))
@@ -265,27 +279,95 @@ async fn a_connection_that_broke_is_down_and_the_next_one_is_well() {
 }
 
 #[tokio::test]
-async fn a_database_that_cannot_be_written_is_down_and_not_refused() {
+async fn a_server_that_refuses_writes_is_down_and_the_next_connection_may_find_another() {
     let Some(database) = migrated().await else {
         return;
     };
     let ledger = database.open("a").await;
-    sqlx::query("set default_transaction_read_only = on")
-        .execute(&ledger.writer)
-        .await
-        .unwrap();
+    let read_only = "set default_transaction_read_only = on";
+    behind_its_back(&ledger, read_only).await;
     let error = ledger.probe().await.unwrap_err();
     assert!(matches!(error, LedgerError::Down(_)), "{error}");
-    sqlx::query("set default_transaction_read_only = off")
-        .execute(&ledger.writer)
-        .await
-        .unwrap();
+    // As when the name now leads to the new primary.
+    ledger.probe().await.unwrap();
     // A schema that is gone says nothing about a job.
     database
         .run(&format!("drop table {}.ledger_probe", database.schema))
         .await;
     let error = ledger.probe().await.unwrap_err();
     assert!(matches!(error, LedgerError::Down(_)), "{error}");
+    database.end().await;
+}
+
+/// Runs a statement on the connection that writes.
+async fn behind_its_back(ledger: &PostgresLedger, sql: &'static str) {
+    let mut session = ledger.writer.session().await.unwrap();
+    assert!(session.is_owned());
+    session.on().execute(sql).await.unwrap();
+    session.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_prepared_statement_that_is_gone_is_done_without() {
+    let Some(database) = migrated().await else {
+        return;
+    };
+    let ledger = database.open("a").await;
+    let claim = async |name: &str| ledger.claim(&[contract_tests::request(name)]).await;
+    claim("first").await.unwrap();
+    behind_its_back(&ledger, "deallocate all").await;
+    claim("second").await.unwrap();
+    claim("third").await.unwrap();
+    // As behind a pooler from here on.
+    assert!(!ledger.writer.session().await.unwrap().is_owned());
+    database.end().await;
+}
+
+#[tokio::test]
+async fn a_migration_of_another_process_is_waited_for_and_named_but_not_for_ever() {
+    let Some(database) = Database::new().await else {
+        return;
+    };
+    let mut other = options(&database.server).unwrap().connect().await.unwrap();
+    let lock = format!("begin; select pg_advisory_xact_lock({})", migrate::LOCK);
+    other
+        .execute(sqlx::raw_sql(AssertSqlSafe(lock)))
+        .await
+        .unwrap();
+    let began = Instant::now();
+    let waited = timeout(Duration::from_secs(30), migrate(&database.url)).await;
+    let error = waited.expect("it ends").unwrap_err().to_string();
+    assert!(
+        error.contains("another process migrates the ledger"),
+        "{error}"
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        began.elapsed()
+    );
+    other.execute("rollback").await.unwrap();
+    other.close().await.unwrap();
+    migrate(&database.url).await.unwrap();
+    database.end().await;
+}
+
+#[tokio::test]
+async fn a_table_that_somebody_holds_keeps_the_probe_waiting_as_it_does_the_batches() {
+    let Some(database) = migrated().await else {
+        return;
+    };
+    let ledger = database.open("a").await;
+    let mut other = options(&database.url).unwrap().connect().await.unwrap();
+    other
+        .execute("begin; lock table jobs in exclusive mode")
+        .await
+        .unwrap();
+    let error = ledger.probe().await.unwrap_err();
+    assert!(matches!(error, LedgerError::Down(_)), "{error}");
+    other.execute("rollback").await.unwrap();
+    other.close().await.unwrap();
+    ledger.probe().await.unwrap();
     database.end().await;
 }
 
@@ -316,9 +398,13 @@ async fn workers_that_lock_rows_in_different_orders_both_get_through() {
 
 #[tokio::test]
 async fn a_fleet_of_writers_finishes_every_job_once() {
-    let Some(database) = migrated().await else {
-        return;
-    };
+    if let Some(database) = migrated().await {
+        finish_every_job_once(&database).await;
+        database.end().await;
+    }
+}
+
+async fn finish_every_job_once(database: &impl TestDatabase) {
     let metrics = Arc::new(Metrics::try_new(1).unwrap());
     let mut writers = Vec::new();
     for worker in ["a", "b", "c"] {
@@ -349,10 +435,9 @@ async fn a_fleet_of_writers_finishes_every_job_once() {
     for writer in writers {
         writer.close().await;
     }
-    let stats = database.open("d").await.stats().await.unwrap();
+    let stats = database.ledger("d").await.stats().await.unwrap();
     let counts: Vec<_> = stats.iter().map(|row| (row.state, row.count)).collect();
     assert_eq!(counts, [(State::Completed, 300)]);
-    database.end().await;
 }
 
 #[tokio::test]
@@ -366,4 +451,132 @@ async fn the_servers_clock_can_be_read() {
     assert!(before <= clock && clock <= Timestamp::now(), "{clock}");
     let gone = self::clock("postgres://me:hush@127.0.0.1:1/db").await;
     assert!(!gone.unwrap_err().to_string().contains("hush"));
+}
+
+/// PgBouncer in transaction mode, named by `BRIGADE_TEST_PGBOUNCER_URL`: it gives each transaction whatever session of
+/// the server is free. It takes no options, and so no schema: every test has a database of its own.
+mod behind_a_pooler {
+    use super::*;
+
+    struct Pooled {
+        server: String,
+        name: String,
+        direct: String,
+        url: String,
+    }
+
+    impl Pooled {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the servers of these tests are no setting"
+        )]
+        async fn new() -> Option<Self> {
+            static DATABASES: AtomicU32 = AtomicU32::new(0);
+            let server = std::env::var("BRIGADE_TEST_POSTGRES_URL").ok()?;
+            let pooler = std::env::var("BRIGADE_TEST_PGBOUNCER_URL").ok()?;
+            let number = DATABASES.fetch_add(1, Ordering::Relaxed);
+            let name = format!("brigade_pooled_{}_{number}", std::process::id());
+            let to = |url: &str| {
+                let (server, _) = url.rsplit_once('/').unwrap();
+                format!("{server}/{name}")
+            };
+            let (direct, url) = (to(&server), to(&pooler));
+            let pooled = Self {
+                server,
+                name,
+                direct,
+                url,
+            };
+            run(&pooled.server, &format!("create database {}", pooled.name)).await;
+            Some(pooled)
+        }
+
+        async fn open(&self, worker: &str) -> PostgresLedger {
+            PostgresLedger::open(&self.url, owner(worker), LEASE)
+                .await
+                .unwrap()
+        }
+    }
+
+    async fn run(url: &str, sql: &str) {
+        let mut connection = options(url).unwrap().connect().await.unwrap();
+        connection.execute(AssertSqlSafe(sql)).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
+    #[async_trait]
+    impl TestDatabase for Pooled {
+        async fn ledger(&self, worker: &str) -> Arc<dyn Ledger> {
+            Arc::new(self.open(worker).await)
+        }
+
+        async fn pass(&self, time: Duration) {
+            let micros = time.as_micros();
+            let jobs = format!(
+                "update jobs set leased_until = leased_until - {micros}, \
+                finished_at = finished_at - {micros}"
+            );
+            run(&self.direct, &jobs).await;
+            let uploads = format!("update uploads set swept_until = swept_until - {micros}");
+            run(&self.direct, &uploads).await;
+        }
+
+        async fn end(self) {
+            let drop = format!("drop database {} with (force)", self.name);
+            run(&self.server, &drop).await;
+        }
+    }
+
+    async fn migrated() -> Option<Pooled> {
+        let database = Pooled::new().await?;
+        migrate(&database.url).await.unwrap();
+        Some(database)
+    }
+
+    ledger_contract!(migrated);
+
+    #[tokio::test]
+    async fn a_fleet_may_migrate_at_once() {
+        let Some(database) = Pooled::new().await else {
+            return;
+        };
+        for migrated in join_all((0..8).map(|_| migrate(&database.url))).await {
+            migrated.unwrap();
+        }
+        assert!(pending(&database.url).await.unwrap().is_empty());
+        database.end().await;
+    }
+
+    #[tokio::test]
+    async fn the_session_is_known_to_be_shared_and_left_as_it_was() {
+        let Some(database) = migrated().await else {
+            return;
+        };
+        let ledger = database.open("a").await;
+        let mut session = ledger.writer.session().await.unwrap();
+        assert!(!session.is_owned());
+        let show = "select current_setting('enable_seqscan')";
+        let here: String = sqlx::query_scalar(show)
+            .persistent(false)
+            .fetch_one(session.on())
+            .await
+            .unwrap();
+        session.finish().await.unwrap();
+        let mut next = options(&database.url).unwrap().connect().await.unwrap();
+        let there = sqlx::raw_sql(show).fetch_one(&mut next).await.unwrap();
+        assert_eq!((here.as_str(), there.get::<&str, _>(0)), ("off", "on"));
+        let left = "select count(*)::text from pg_prepared_statements";
+        let left = sqlx::raw_sql(left).fetch_one(&mut next).await.unwrap();
+        assert_eq!(left.get::<&str, _>(0), "0");
+        next.close().await.unwrap();
+        database.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_fleet_of_writers_finishes_every_job_once() {
+        if let Some(database) = migrated().await {
+            super::finish_every_job_once(&database).await;
+            database.end().await;
+        }
+    }
 }

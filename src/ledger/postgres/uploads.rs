@@ -83,8 +83,11 @@ pub(super) async fn note(
         UploadNote::Doomed(upload_id) => (DOOM, upload_id),
         UploadNote::Gone(upload_id) => (FORGET, upload_id),
     };
-    let noted = sqlx::query(sql).bind(id.as_str()).bind(upload_id);
-    noted.execute(&ledger.writer).await.map(|_| true)
+    let mut session = ledger.writer.session().await?;
+    let noted = session.query(sql).bind(id.as_str()).bind(upload_id);
+    noted.execute(session.on()).await?;
+    session.finish().await?;
+    Ok(true)
 }
 
 async fn begin(
@@ -93,7 +96,9 @@ async fn begin(
     fence: Fence,
     begun: &BegunUpload,
 ) -> Result<bool, sqlx::Error> {
-    let written = sqlx::query(BEGIN)
+    let mut session = ledger.writer.session().await?;
+    let written = session
+        .query(BEGIN)
         .bind(id.as_str())
         .bind(fence.0)
         .bind(&begun.upload_id)
@@ -103,8 +108,9 @@ async fn begin(
         .bind(begun.size.map(signed))
         .bind(signed(begun.part_size))
         .bind(signed(begun.largest_part))
-        .execute(&ledger.writer)
+        .execute(session.on())
         .await?;
+    session.finish().await?;
     Ok(written.rows_affected() == 1)
 }
 
@@ -112,8 +118,10 @@ pub(super) async fn recall(
     ledger: &PostgresLedger,
     id: &JobId,
 ) -> Result<Option<BegunUpload>, sqlx::Error> {
-    let found = sqlx::query(RECALL).bind(id.as_str());
-    let found = found.fetch_optional(&ledger.readers).await?;
+    let mut session = ledger.readers.session().await?;
+    let found = session.query(RECALL).bind(id.as_str());
+    let found = found.fetch_optional(session.on()).await?;
+    session.finish().await?;
     found.as_ref().map(uploads::begun).transpose()
 }
 
@@ -122,13 +130,19 @@ pub(super) async fn sweep(
     lease: Duration,
     limit: u32,
 ) -> Result<Vec<SweptUpload>, sqlx::Error> {
-    sqlx::query(FORGET_COMPLETED)
-        .execute(&ledger.writer)
+    let mut session = ledger.writer.session().await?;
+    session
+        .query(FORGET_COMPLETED)
+        .execute(session.on())
         .await?;
-    let swept = sqlx::query(SWEEP)
+    session.finish().await?;
+    let mut session = ledger.writer.session().await?;
+    let swept = session
+        .query(SWEEP)
         .bind(micros(lease))
         .bind(i64::from(limit))
-        .fetch_all(&ledger.writer)
+        .fetch_all(session.on())
         .await?;
+    session.finish().await?;
     swept.iter().map(uploads::swept).collect()
 }

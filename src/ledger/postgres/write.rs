@@ -9,14 +9,14 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{Connection, Row};
+use sqlx::Row;
 
 use super::PostgresLedger;
 use crate::{
     job::{JobId, Timestamp, attempts::MAX_BYTES},
     ledger::{
         Claim, ClaimRequest, Committed, Ending, Fence,
-        batch::{self, Claims, clean, clean_code, ignored_text, signed},
+        batch::{self, Claims, clean, clean_code, ignored_text},
         decision::{self, Taking},
         record::{self, LedgerRow, claim_columns, record_columns},
     },
@@ -124,30 +124,6 @@ pub(super) const NOTE_BURIED: &str = concat!(
     where id = e.job and fence = e.held and state || '' = 'dead_lettered'"
 );
 
-/// Every worker purges; each takes what no other is at.
-pub(super) const PURGE: &str = concat!(
-    "delete from jobs where id in (select id from jobs where finished_at < ",
-    now!(),
-    " - $1 order by finished_at limit $2 for update skip locked)"
-);
-
-/// A `delete_prefix` keeps its row: its message need not say when it was enqueued, and were it to come after all, it
-/// would delete what was written meanwhile.
-pub(super) const PURGE_LOST: &str = concat!(
-    "delete from jobs where id in (select id from jobs \
-        where state in ('running', 'retrying', 'requeued', 'interrupted') and enqueued_at < ",
-    now!(),
-    " - $1 and leased_until < ",
-    now!(),
-    " - $1 and operation || '' <> 'delete_prefix' limit $2 for update skip locked)"
-);
-
-pub(super) const PROBE: &str = concat!(
-    "insert into ledger_probe (id, probed_at) values (1, ",
-    now!(),
-    ") on conflict (id) do update set probed_at = excluded.probed_at"
-);
-
 pub(super) async fn claim(
     ledger: &PostgresLedger,
     requests: &[ClaimRequest],
@@ -178,7 +154,9 @@ async fn insert<'a>(
         .iter()
         .map(|request| decision::first(request, unknown))
         .collect();
-    let inserted = sqlx::query(INSERT)
+    let mut session = ledger.writer.session().await?;
+    let inserted = session
+        .query(INSERT)
         .bind(column(requests, |request| request.id.as_str()))
         .bind(column(requests, |request| request.lane.as_str()))
         .bind(column(requests, |request| request.operation.as_str()))
@@ -195,8 +173,9 @@ async fn insert<'a>(
         .bind(&*ledger.owner.worker)
         .bind(&*ledger.owner.unique)
         .bind(micros(ledger.lease))
-        .fetch_all(&ledger.writer)
+        .fetch_all(session.on())
         .await?;
+    session.finish().await?;
     let started = inserted.iter().map(|row| Ok((row.text(0)?, row.time(1)?)));
     let started: HashMap<&str, Timestamp> = started.collect::<Result<_, sqlx::Error>>()?;
     for request in requests {
@@ -214,11 +193,11 @@ async fn resume<'a>(
     requests: &[&'a ClaimRequest],
     claims: &mut Claims<'a>,
 ) -> Result<(), sqlx::Error> {
-    let mut connection = ledger.writer.acquire().await?;
-    let mut transaction = connection.begin().await?;
-    let found = sqlx::query(LOOK)
+    let mut session = ledger.writer.transaction().await?;
+    let found = session
+        .query(LOOK)
         .bind(column(requests, |request| request.id.as_str()))
-        .fetch_all(&mut *transaction)
+        .fetch_all(session.on())
         .await?;
     let by_id: HashMap<&str, &&'a ClaimRequest> = requests
         .iter()
@@ -236,7 +215,8 @@ async fn resume<'a>(
     }
     if !takings.is_empty() {
         let described = column(&takings, |(request, to)| to.describes.then_some(*request));
-        sqlx::query(TAKE)
+        session
+            .query(TAKE)
             .bind(column(&takings, |(request, _)| request.id.as_str()))
             .bind(column(&takings, |(_, to)| to.taken.fence.0))
             .bind(column(&takings, |(_, to)| i64::from(to.taken.parks)))
@@ -253,10 +233,10 @@ async fn resume<'a>(
             .bind(&*ledger.owner.worker)
             .bind(&*ledger.owner.unique)
             .bind(micros(ledger.lease))
-            .execute(&mut *transaction)
+            .execute(session.on())
             .await?;
     }
-    transaction.commit().await
+    session.finish().await
 }
 
 pub(super) async fn commit(
@@ -270,7 +250,9 @@ pub(super) async fn commit(
     let results = column(endings, |ending| {
         ending.result.as_ref().map(|json| json.to_string())
     });
-    let recorded = sqlx::query(COMMIT)
+    let mut session = ledger.writer.session().await?;
+    let recorded = session
+        .query(COMMIT)
         .bind(column(endings, |ending| ending.id.as_str()))
         .bind(column(endings, |ending| ending.fence.0))
         .bind(column(endings, |ending| ending.state.as_str()))
@@ -294,8 +276,9 @@ pub(super) async fn commit(
         .bind(results)
         .bind(column(endings, |ending| ending.failed.to_text()))
         .bind(i32::try_from(MAX_BYTES).unwrap_or(i32::MAX))
-        .fetch_all(&ledger.writer)
+        .fetch_all(session.on())
         .await?;
+    session.finish().await?;
     batch::committed(endings, recorded.iter().map(record::record))
 }
 
@@ -303,12 +286,15 @@ pub(super) async fn renew(
     ledger: &PostgresLedger,
     held: &[(JobId, Fence)],
 ) -> Result<Vec<bool>, sqlx::Error> {
-    let renewed = sqlx::query(RENEW)
+    let mut session = ledger.writer.session().await?;
+    let renewed = session
+        .query(RENEW)
         .bind(column(held, |(id, _)| id.as_str()))
         .bind(column(held, |(_, fence)| fence.0))
         .bind(micros(ledger.lease))
-        .fetch_all(&ledger.writer)
+        .fetch_all(session.on())
         .await?;
+    session.finish().await?;
     let renewed: HashSet<&str> = renewed
         .iter()
         .map(|row| row.text(0))
@@ -323,32 +309,13 @@ pub(super) async fn note_buried(
     ledger: &PostgresLedger,
     held: &[(JobId, Fence)],
 ) -> Result<(), sqlx::Error> {
-    let note = sqlx::query(NOTE_BURIED)
+    let mut session = ledger.writer.session().await?;
+    let note = session
+        .query(NOTE_BURIED)
         .bind(column(held, |(id, _)| id.as_str()))
         .bind(column(held, |(_, fence)| fence.0));
-    note.execute(&ledger.writer).await.map(drop)
-}
-
-pub(super) async fn purge(
-    ledger: &PostgresLedger,
-    retention: Duration,
-    limit: u32,
-) -> Result<u64, sqlx::Error> {
-    let limit = u64::from(limit);
-    let mut purged = 0;
-    for sql in [PURGE, PURGE_LOST] {
-        let rows = sqlx::query(sql)
-            .bind(micros(retention))
-            .bind(signed(limit - purged))
-            .execute(&ledger.writer)
-            .await?;
-        purged += rows.rows_affected();
-    }
-    Ok(purged)
-}
-
-pub(super) async fn probe(ledger: &PostgresLedger) -> Result<(), sqlx::Error> {
-    sqlx::query(PROBE).execute(&ledger.writer).await.map(drop)
+    note.execute(session.on()).await?;
+    session.finish().await
 }
 
 /// One column of a batch.

@@ -8,16 +8,18 @@ use std::{
 
 use sqlx::{ConnectOptions, Connection, Row, error::DatabaseError, sqlite::SqliteConnectOptions};
 
+use tokio::time::Instant;
+
 use super::{options, read_trouble};
 use crate::ledger::{
-    LedgerError, migrations,
+    LedgerError, limits, migrations,
     trouble::{Trouble, sentence},
 };
 
 /// How often a lock that another process holds is tried again.
 const LOCK_POLL: Duration = Duration::from_millis(50);
-/// How often a file that is busy is tried in all.
-const BUSY_TRIES: u32 = 100;
+/// How long a file that is busy is tried in all.
+const BUSY: Duration = Duration::from_secs(5);
 
 /// Makes the file if it is missing and applies what is pending. SQLite's own locks don't cover a migration
 /// as a whole, so a file lock of ours does: `<file>.lock`, which stays. Many processes may start at once.
@@ -53,7 +55,9 @@ pub async fn pending(url: &str) -> Result<Vec<String>, LedgerError> {
     if !file.try_exists().map_err(|error| unusable(file, &error))? {
         return Ok(migrations::missing(&[]));
     }
-    Ok(migrations::missing(&patiently(|| applied(&options)).await?))
+    let place = format!("the ledger {}", file.display());
+    let applied = limits::within(limits::LOOK, &place, patiently(|| applied(&options)));
+    Ok(migrations::missing(&applied.await?))
 }
 
 /// The versions that the file has.
@@ -80,17 +84,16 @@ async fn patiently<T, F>(mut work: impl FnMut() -> F) -> Result<T, LedgerError>
 where
     F: Future<Output = Result<T, sqlx::Error>>,
 {
-    let mut tries = 1;
+    let began = Instant::now();
     loop {
         let error = match work().await {
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
         let in_the_way = |error: &dyn DatabaseError| read_trouble(error) == Trouble::Again;
-        if tries == BUSY_TRIES || !error.as_database_error().is_some_and(in_the_way) {
+        if began.elapsed() > BUSY || !error.as_database_error().is_some_and(in_the_way) {
             return Err(LedgerError::Down(sentence(&error)));
         }
-        tries += 1;
         tokio::time::sleep(LOCK_POLL).await;
     }
 }
@@ -104,9 +107,17 @@ async fn lock(file: &Path) -> Result<File, LedgerError> {
         .truncate(false)
         .open(&path)
         .map_err(|error| unusable(&path, &error))?;
+    let began = Instant::now();
     loop {
         match lock.try_lock() {
             Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if began.elapsed() > limits::MIGRATION_TURN => {
+                let why = format!(
+                    "another process migrates the ledger and holds {}",
+                    path.display()
+                );
+                return Err(LedgerError::Down(why));
+            }
             Err(TryLockError::WouldBlock) => tokio::time::sleep(LOCK_POLL).await,
             Err(TryLockError::Error(error)) => return Err(unusable(&path, &error)),
         }

@@ -5,8 +5,11 @@
 //! machine's, so that clock is the database's time. What a row means is decided in `decision.rs`.
 
 mod migrate;
+mod probe;
+mod purge;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod uploads;
 mod write;
 
@@ -25,6 +28,7 @@ pub use migrate::{migrate, pending};
 use super::{
     Claim, ClaimRequest, Committed, Ending, Fence, JobFilter, JobRecord, Ledger, LedgerError,
     Owner, Page, StatRow, SweptUpload,
+    limits::{self, within},
     listing::{self, Query, Reader, Value},
     record::{self, record_columns},
     trouble::{self, Trouble},
@@ -43,6 +47,8 @@ const READERS: u32 = 2;
 pub struct SqliteLedger {
     owner: Owner,
     lease: Duration,
+    /// The file, for people.
+    place: String,
     writer: SqlitePool,
     readers: SqlitePool,
 }
@@ -94,6 +100,7 @@ impl SqliteLedger {
         Ok(Self {
             owner,
             lease,
+            place: format!("the ledger {}", options.get_filename().display()),
             writer: writer.connect_lazy_with(options.clone()),
             readers: readers.connect_lazy_with(options.pragma("query_only", "on")),
         })
@@ -134,30 +141,36 @@ fn read_trouble(error: &dyn DatabaseError) -> Trouble {
 
 type Statement<'q> = SqlxQuery<'q, Sqlite, SqliteArguments>;
 
-/// Retries at once while another process is in the way.
-async fn retrying<T, F>(work: impl FnMut() -> F) -> Result<T, LedgerError>
-where
-    F: Future<Output = Result<T, sqlx::Error>>,
-{
-    trouble::retrying(read_trouble, work).await
+impl SqliteLedger {
+    /// Answers within a limit, and again at once while another process is in the way.
+    async fn answer<T, F>(&self, limit: Duration, work: impl FnMut() -> F) -> Result<T, LedgerError>
+    where
+        F: Future<Output = Result<T, sqlx::Error>>,
+    {
+        within(limit, &self.place, trouble::retrying(read_trouble, work)).await
+    }
 }
 
 #[async_trait]
 impl Ledger for SqliteLedger {
     async fn claim(&self, requests: &[ClaimRequest]) -> Result<Vec<Claim>, LedgerError> {
-        retrying(|| write::claim(self, requests)).await
+        self.answer(limits::WRITE, || write::claim(self, requests))
+            .await
     }
 
     async fn commit(&self, endings: &[Ending]) -> Result<Vec<Committed>, LedgerError> {
-        retrying(|| write::commit(self, endings)).await
+        self.answer(limits::WRITE, || write::commit(self, endings))
+            .await
     }
 
     async fn renew(&self, held: &[(JobId, Fence)]) -> Result<Vec<bool>, LedgerError> {
-        retrying(|| write::renew(self, held)).await
+        self.answer(limits::WRITE, || write::renew(self, held))
+            .await
     }
 
     async fn note_buried(&self, held: &[(JobId, Fence)]) -> Result<(), LedgerError> {
-        retrying(|| write::note_buried(self, held)).await
+        self.answer(limits::WRITE, || write::note_buried(self, held))
+            .await
     }
 
     async fn get(&self, id: &JobId) -> Result<Option<JobRecord>, LedgerError> {
@@ -170,7 +183,7 @@ impl Ledger for SqliteLedger {
     }
 
     async fn stats(&self) -> Result<Vec<StatRow>, LedgerError> {
-        retrying(|| async {
+        self.answer(limits::READ, || async {
             let rows = sqlx::query(listing::STATS).fetch_all(&self.readers).await?;
             rows.iter().map(record::stat).collect()
         })
@@ -178,7 +191,17 @@ impl Ledger for SqliteLedger {
     }
 
     async fn purge(&self, retention: Duration, limit: u32) -> Result<u64, LedgerError> {
-        retrying(|| write::purge(self, retention, limit)).await
+        self.answer(limits::WRITE, || {
+            purge::purge(self, purge::FINISHED, retention, limit)
+        })
+        .await
+    }
+
+    async fn purge_lost(&self, retention: Duration, limit: u32) -> Result<u64, LedgerError> {
+        self.answer(limits::WRITE, || {
+            purge::purge(self, purge::LOST, retention, limit)
+        })
+        .await
     }
 
     async fn note_upload(
@@ -187,11 +210,13 @@ impl Ledger for SqliteLedger {
         fence: Fence,
         note: &UploadNote,
     ) -> Result<bool, LedgerError> {
-        retrying(|| uploads::note(self, id, fence, note)).await
+        self.answer(limits::WRITE, || uploads::note(self, id, fence, note))
+            .await
     }
 
     async fn recall_upload(&self, id: &JobId) -> Result<Option<BegunUpload>, LedgerError> {
-        retrying(|| uploads::recall(self, id)).await
+        self.answer(limits::WRITE, || uploads::recall(self, id))
+            .await
     }
 
     async fn sweep_uploads(
@@ -199,11 +224,12 @@ impl Ledger for SqliteLedger {
         lease: Duration,
         limit: u32,
     ) -> Result<Vec<SweptUpload>, LedgerError> {
-        retrying(|| uploads::sweep(self, lease, limit)).await
+        self.answer(limits::WRITE, || uploads::sweep(self, lease, limit))
+            .await
     }
 
     async fn probe(&self) -> Result<(), LedgerError> {
-        retrying(|| write::probe(self)).await
+        self.answer(limits::PROBE, || probe::probe(self)).await
     }
 }
 
@@ -212,7 +238,7 @@ impl Reader for SqliteLedger {
     const COLUMNS: &'static str = record_columns!("result");
 
     async fn count(&self, query: &Query) -> Result<i64, LedgerError> {
-        retrying(|| async {
+        self.answer(limits::READ, || async {
             let row = bound(query).fetch_one(&self.readers).await?;
             record::LedgerRow::number(&row, 0)
         })
@@ -220,7 +246,7 @@ impl Reader for SqliteLedger {
     }
 
     async fn jobs(&self, query: &Query) -> Result<Vec<JobRecord>, LedgerError> {
-        retrying(|| async {
+        self.answer(limits::READ, || async {
             let rows = bound(query).fetch_all(&self.readers).await?;
             rows.iter().map(record::record).collect()
         })

@@ -82,9 +82,11 @@ async fn every_statement_can_be_prepared() {
         write::COMMIT,
         write::RENEW,
         write::NOTE_BURIED,
-        write::PURGE,
-        write::PURGE_LOST,
-        write::PROBE,
+        purge::FINISHED,
+        purge::LOST,
+        probe::FILL,
+        probe::CLEAR,
+        probe::NOTE,
         listing::STATS,
     ];
     let statements = statements.into_iter().chain(uploads::STATEMENTS);
@@ -143,11 +145,11 @@ async fn a_purge_reads_no_more_than_the_old_end_of_an_index() {
     let ledger = database.open("a").await;
     for (sql, expected) in [
         (
-            write::PURGE,
+            purge::FINISHED,
             "SEARCH jobs USING INDEX jobs_by_finish (finished_at<?)",
         ),
         (
-            write::PURGE_LOST,
+            purge::LOST,
             "SEARCH jobs USING INDEX jobs_by_state (state=? AND enqueued_at<?)",
         ),
     ] {
@@ -292,4 +294,87 @@ async fn many_jobs_at_once_are_all_in_the_file_when_the_writer_has_closed() {
         transactions < 100,
         "{transactions} transactions for 1,000 writes"
     );
+}
+
+/// A disk that is full, as far as SQLite can tell: the file may grow no further. What a page more would need fails.
+async fn fill_up(ledger: &SqliteLedger, url: &str) {
+    let full = options(url).unwrap().pragma("max_page_count", "1");
+    ledger.writer.set_connect_options(full);
+    sqlx::query("pragma max_page_count = 1")
+        .execute(&ledger.writer)
+        .await
+        .unwrap();
+}
+
+async fn make_room(ledger: &SqliteLedger, url: &str) {
+    ledger.writer.set_connect_options(options(url).unwrap());
+    sqlx::query("pragma max_page_count = 1000000")
+        .execute(&ledger.writer)
+        .await
+        .unwrap();
+}
+
+fn batch(name: &str) -> Vec<ClaimRequest> {
+    (0..256)
+        .map(|number| contract_tests::request(&format!("{name}-{number:03}")))
+        .collect()
+}
+
+#[tokio::test]
+async fn on_a_full_disk_the_probe_fails_as_a_batch_does() {
+    let database = migrated().await.unwrap();
+    let ledger = database.open("a").await;
+    fill_up(&ledger, &database.url).await;
+    let mut batches = 0;
+    let error = loop {
+        if let Err(error) = ledger.claim(&batch(&format!("b{batches}"))).await {
+            break error;
+        }
+        batches += 1;
+    };
+    assert!(error.to_string().contains("full"), "{error}");
+    for _ in 0..3 {
+        let error = ledger.probe().await.unwrap_err();
+        assert!(matches!(error, LedgerError::Down(_)), "{error}");
+    }
+    make_room(&ledger, &database.url).await;
+    ledger.probe().await.unwrap();
+    // What the probe has written left room for the next batch.
+    fill_up(&ledger, &database.url).await;
+    ledger.claim(&batch("next")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_claim_that_met_a_full_disk_goes_well_once_there_is_room() {
+    let database = migrated().await.unwrap();
+    let ledger = database.open("a").await;
+    let batch = batch("j");
+    ledger.claim(&batch).await.unwrap();
+    // A worker with a name that needs room, so that taking the rows over does.
+    let other = database.open(&"w".repeat(8_000)).await;
+    database.pass(LEASE * 2).await;
+    fill_up(&other, &database.url).await;
+    let error = other.claim(&batch).await.unwrap_err();
+    assert!(error.to_string().contains("full"), "{error}");
+    make_room(&other, &database.url).await;
+    for claim in other.claim(&batch).await.unwrap() {
+        assert!(matches!(claim, Claim::Taken(_)), "{claim:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_migration_of_another_process_is_waited_for_and_named_but_not_for_ever() {
+    let database = Database::new();
+    let file = options(&database.url).unwrap();
+    let lock = format!("{}.lock", file.get_filename().display());
+    let held = std::fs::File::create(&lock).unwrap();
+    held.lock().unwrap();
+    let waited = tokio::time::timeout(Duration::from_secs(30), migrate(&database.url)).await;
+    let error = waited.expect("it ends").unwrap_err().to_string();
+    assert!(
+        error.contains(&lock) && error.contains("another process"),
+        "{error}"
+    );
+    drop(held);
+    migrate(&database.url).await.unwrap();
 }

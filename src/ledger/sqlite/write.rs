@@ -2,20 +2,17 @@
 //!
 //! Measured (`json_each`, 17 columns): a sixth to a tenth of the CPU of a statement a row.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
-use sqlx::{Connection, Row, sqlite::SqliteRow};
+use sqlx::{Row, sqlite::SqliteRow};
 
-use super::SqliteLedger;
+use super::{SqliteLedger, transaction::Transaction};
 use crate::{
     job::{JobId, Timestamp, attempts::MAX_BYTES},
     ledger::{
         Claim, ClaimRequest, Committed, Ending, Fence,
-        batch::{self, Claims, clean, clean_code, ignored_text, signed},
+        batch::{self, Claims, clean, clean_code, ignored_text},
         decision::{self, Taking},
         record::{self, claim_columns, record_columns},
     },
@@ -79,21 +76,6 @@ pub(super) const RENEW: &str = "\
 pub(super) const NOTE_BURIED: &str = "\
     update jobs set buried_at = $2 from json_each($1) as e \
     where jobs.id = e.value->>0 and fence = e.value->>1 and state = 'dead_lettered'";
-
-pub(super) const PURGE: &str = "\
-    delete from jobs where id in \
-        (select id from jobs where finished_at < $1 order by finished_at limit $2)";
-
-/// A `delete_prefix` keeps its row: its message need not say when it was enqueued, and were it to come after all, it
-/// would delete what was written meanwhile.
-pub(super) const PURGE_LOST: &str = "\
-    delete from jobs where id in \
-        (select id from jobs where state in ('running', 'retrying', 'requeued', 'interrupted') \
-            and enqueued_at < $1 and leased_until < $1 and operation <> 'delete_prefix' limit $2)";
-
-pub(super) const PROBE: &str = "\
-    insert into ledger_probe (id, probed_at) values (1, $1) \
-    on conflict (id) do update set probed_at = excluded.probed_at";
 
 pub(super) async fn claim(
     ledger: &SqliteLedger,
@@ -165,13 +147,12 @@ async fn resume<'a>(
     now: Timestamp,
     claims: &mut Claims<'a>,
 ) -> Result<(), sqlx::Error> {
-    let mut connection = ledger.writer.acquire().await?;
-    let mut transaction = connection.begin_with("begin immediate").await?;
+    let mut transaction = Transaction::begin(&ledger.writer).await?;
     let found = sqlx::query(LOOK)
         .bind(json_array(
             requests.iter().map(|request| request.id.as_str()),
         )?)
-        .fetch_all(&mut *transaction)
+        .fetch_all(transaction.on()?)
         .await?;
     let by_id: HashMap<&str, &&'a ClaimRequest> = requests
         .iter()
@@ -210,7 +191,7 @@ async fn resume<'a>(
             .bind(&*ledger.owner.worker)
             .bind(&*ledger.owner.unique)
             .bind(now.plus(ledger.lease).as_micros())
-            .execute(&mut *transaction)
+            .execute(transaction.on()?)
             .await?;
     }
     transaction.commit().await
@@ -274,35 +255,13 @@ pub(super) async fn note_buried(
     note.execute(&ledger.writer).await.map(drop)
 }
 
-pub(super) async fn purge(
-    ledger: &SqliteLedger,
-    retention: Duration,
-    limit: u32,
-) -> Result<u64, sqlx::Error> {
-    let before = Timestamp::now().minus(retention).as_micros();
-    let limit = u64::from(limit);
-    let mut purged = 0;
-    for sql in [PURGE, PURGE_LOST] {
-        let rows = sqlx::query(sql)
-            .bind(before)
-            .bind(signed(limit - purged))
-            .execute(&ledger.writer)
-            .await?;
-        purged += rows.rows_affected();
-    }
-    Ok(purged)
-}
-
-pub(super) async fn probe(ledger: &SqliteLedger) -> Result<(), sqlx::Error> {
-    let probe = sqlx::query(PROBE).bind(Timestamp::now().as_micros());
-    probe.execute(&ledger.writer).await.map(drop)
-}
-
 fn fences(held: &[(JobId, Fence)]) -> Result<String, sqlx::Error> {
     json_array(held.iter().map(|(id, fence)| (id.as_str(), fence.0)))
 }
 
-fn json_array<T: Serialize>(rows: impl IntoIterator<Item = T>) -> Result<String, sqlx::Error> {
+pub(super) fn json_array<T: Serialize>(
+    rows: impl IntoIterator<Item = T>,
+) -> Result<String, sqlx::Error> {
     let rows: Vec<T> = rows.into_iter().collect();
     serde_json::to_string(&rows).map_err(|error| sqlx::Error::Encode(error.into()))
 }

@@ -3,11 +3,12 @@
 //! One task owns all writing. What arrives while a batch is being written makes the next one, so a lone
 //! job never waits for company; with many jobs in flight batches also keep a distance of `commit_wait`,
 //! which makes them larger and each row cheaper. The task renews the leases of all that was claimed and
-//! not yet committed, purges old rows, and while the database is away answers everything at once and
+//! not yet committed, has old rows purged in between, and while the database is away answers everything at once and
 //! probes it (RESILIENCE.md, event 17). It refuses to know what a row means and how it is stored.
 
 mod leases;
 mod life;
+mod purger;
 mod queue;
 mod task;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use tokio::{
 use self::{
     leases::{Hold, Leases},
     life::{Announcer, Life},
+    purger::Purger,
     queue::{Burial, Renewal, Reply},
     task::Task,
 };
@@ -115,6 +117,14 @@ impl LedgerWriter {
         };
         let leases = Arc::new(Leases::new(settings.lease));
         let timeout = settings.timeout;
+        let turn = Arc::default();
+        let purger = Purger::new(
+            Arc::clone(&ledger),
+            settings.retention,
+            timeout,
+            seen.clone(),
+            Arc::clone(&turn),
+        );
         let task = Task::new(
             Arc::clone(&ledger),
             settings,
@@ -122,9 +132,16 @@ impl LedgerWriter {
             Arc::clone(&leases),
             status,
             inbox,
+            turn,
         );
         let mut tasks = JoinSet::new();
-        tasks.spawn(announcer.supervise(task.run()));
+        // Together: neither ends unseen, and the purger ends with the writer.
+        tasks.spawn(announcer.supervise(async {
+            tokio::select! {
+                () = task.run() => {}
+                () = purger.run() => {}
+            }
+        }));
         Self(Arc::new(Shared {
             requests,
             status: seen,

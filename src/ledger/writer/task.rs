@@ -1,10 +1,10 @@
-//! The task behind a [`LedgerWriter`](super::LedgerWriter): gathers, writes, answers, renews, purges,
-//! and waits out a ledger that is down.
+//! The task behind a [`LedgerWriter`](super::LedgerWriter): gathers, writes, answers, renews, and waits out a ledger
+//! that is down.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Mutex, mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
 
@@ -21,14 +21,11 @@ use crate::{
 
 /// Waiting pays from this many jobs in flight on: fewer would mostly wait for one another. A guess.
 const COMPANY: usize = 16;
-/// How often old rows are purged, and how soon again while there are more.
-const PURGE_EVERY: Duration = Duration::from_secs(60);
-const PURGE_AGAIN: Duration = Duration::from_millis(200);
-/// Rows purged at a time, so that no job waits long behind them.
-const PURGE_ROWS: u32 = 500;
+/// The ledger is asked whether it still answers after so long without a write.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// The wait before a probe of a ledger that is down: first and longest.
 const PROBE_FIRST: Duration = Duration::from_millis(500);
-const PROBE_MOST: Duration = Duration::from_secs(10);
+const PROBE_MOST: Duration = Duration::from_secs(4);
 
 pub(super) struct Task {
     ledger: Arc<dyn Ledger>,
@@ -43,7 +40,9 @@ pub(super) struct Task {
     /// When the last batch of claims and endings began, and how many rows it had.
     last_batch: (Instant, usize),
     renew_at: Instant,
-    purge_at: Instant,
+    alive_at: Instant,
+    /// Held while a round is written; the purger has its turn in between.
+    turn: Arc<Mutex<()>>,
 }
 
 /// What is to be written.
@@ -66,12 +65,14 @@ impl Task {
         leases: Arc<Leases>,
         status: watch::Sender<LedgerStatus>,
         inbox: mpsc::UnboundedReceiver<Request>,
+        turn: Arc<Mutex<()>>,
     ) -> Self {
         let now = Instant::now();
         metrics.ledger_up.set(1);
         Self {
             renew_at: now + leases.interval(),
-            purge_at: now + PURGE_EVERY,
+            alive_at: now + KEEP_ALIVE,
+            turn,
             ledger,
             settings,
             metrics,
@@ -91,7 +92,11 @@ impl Task {
             if self.closed && self.waiting.is_empty() {
                 return;
             }
-            if let Err(Down(why)) = self.write().await {
+            let turn = Arc::clone(&self.turn);
+            let turn = turn.lock().await;
+            let written = self.write().await;
+            drop(turn);
+            if let Err(Down(why)) = written {
                 self.wait_until_up(why).await;
             }
         }
@@ -100,7 +105,7 @@ impl Task {
     /// Waits until there is something to do, and then for company if that pays.
     async fn gather(&mut self) {
         while self.waiting.is_empty() && !self.closed {
-            let chore = self.renew_at.min(self.purge_at);
+            let chore = self.renew_at.min(self.alive_at);
             tokio::select! {
                 request = self.inbox.recv() => self.accept(request),
                 () = sleep_until(chore) => return,
@@ -156,12 +161,13 @@ impl Task {
         let rows = self.waiting.rows();
         if rows > 0 {
             self.last_batch = (Instant::now(), rows);
+            self.alive_at = Instant::now() + KEEP_ALIVE;
         }
         self.commit().await?;
         self.claim().await?;
         self.bury().await?;
-        if Instant::now() >= self.purge_at {
-            self.purge().await?;
+        if Instant::now() >= self.alive_at {
+            self.keep_alive().await?;
         }
         Ok(())
     }
@@ -270,20 +276,18 @@ impl Task {
         down.map_or(Ok(()), |why| Err(Down(why)))
     }
 
-    async fn purge(&mut self) -> Result<(), Down> {
-        let (retention, ledger) = (self.settings.retention, Arc::clone(&self.ledger));
-        let purged = self.timed(0, ledger.purge(retention, PURGE_ROWS)).await;
-        let more = match purged {
-            Ok(rows) => rows >= u64::from(PURGE_ROWS),
-            Err(LedgerError::Down(why) | LedgerError::Ended(why)) => return Err(Down(why)),
-            Err(LedgerError::Refused(why)) => {
-                tracing::warn!(why, "old jobs can't be purged");
-                false
-            }
-        };
-        let wait = if more { PURGE_AGAIN } else { PURGE_EVERY };
-        self.purge_at = Instant::now() + wait;
-        Ok(())
+    /// An idle worker is to know that its ledger has gone, and says so, before the next job comes.
+    async fn keep_alive(&mut self) -> Result<(), Down> {
+        let limit = self.settings.timeout;
+        let alive = timeout(limit, self.ledger.keep_alive()).await;
+        self.alive_at = Instant::now() + KEEP_ALIVE;
+        match alive {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(
+                LedgerError::Down(why) | LedgerError::Refused(why) | LedgerError::Ended(why),
+            )) => Err(Down(why)),
+            Err(_) => Err(Down(format!("no answer within {limit:?}"))),
+        }
     }
 
     /// One answer an entry. A batch that the database refuses is written row by row, so that a bad row
