@@ -20,8 +20,9 @@ use crate::ledger::{
     trouble::{self, sentence},
 };
 
-/// Locks of the same database with this number exclude each other. It is ours, and means nothing.
-pub(super) const LOCK: i64 = 0x6272_6967_6164_6531;
+/// One migration at a time for each schema of a database. The number is ours, and means nothing.
+pub(super) const TURN: &str = "\
+    select pg_advisory_xact_lock(hashtextextended(coalesce(current_schema(), ''), 7090987221))";
 /// How often a migration under way is looked at, and how long the look may take.
 const WATCH: Duration = Duration::from_secs(3);
 /// Looks in a row without an answer, after which the server is taken to be gone.
@@ -72,8 +73,7 @@ pub async fn migrate(url: &str) -> Result<(), LedgerError> {
 
 /// Waits for the lock, and names the server's process that has it.
 async fn turn(session: &mut Session<'_>) -> Result<i32, sqlx::Error> {
-    let lock = session.query("select pg_advisory_xact_lock($1)").bind(LOCK);
-    lock.execute(session.on()).await?;
+    sqlx::raw_sql(TURN).execute(session.on()).await?;
     let backend = session.query("select pg_backend_pid()");
     backend.fetch_one(session.on()).await?.try_get(0)
 }

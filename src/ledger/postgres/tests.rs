@@ -328,12 +328,9 @@ async fn a_migration_of_another_process_is_waited_for_and_named_but_not_for_ever
     let Some(database) = Database::new().await else {
         return;
     };
-    let mut other = options(&database.server).unwrap().connect().await.unwrap();
-    let lock = format!("begin; select pg_advisory_xact_lock({})", migrate::LOCK);
-    other
-        .execute(sqlx::raw_sql(AssertSqlSafe(lock)))
-        .await
-        .unwrap();
+    let mut other = options(&database.url).unwrap().connect().await.unwrap();
+    other.execute("begin").await.unwrap();
+    other.execute(sqlx::raw_sql(migrate::TURN)).await.unwrap();
     let began = Instant::now();
     let waited = timeout(Duration::from_secs(30), migrate(&database.url)).await;
     let error = waited.expect("it ends").unwrap_err().to_string();

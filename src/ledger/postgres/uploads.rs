@@ -41,9 +41,12 @@ macro_rules! job_is_over {
         "not exists (select 1 from jobs where jobs.id = uploads.job_id and finished_at is null)"
     };
 }
+/// Some at a time: a statement has its limit, and batches wait for it.
 const FORGET_COMPLETED: &str = concat!(
-    "delete from uploads where completed_at is not null and ",
-    job_is_over!()
+    "delete from uploads where (job_id, upload_id) in (select job_id, upload_id from uploads \
+        where completed_at is not null and ",
+    job_is_over!(),
+    " limit 500 for update skip locked)"
 );
 /// Every worker sweeps; each takes what no other is at.
 const SWEEP: &str = concat!(
@@ -130,12 +133,15 @@ pub(super) async fn sweep(
     lease: Duration,
     limit: u32,
 ) -> Result<Vec<SweptUpload>, sqlx::Error> {
-    let mut session = ledger.writer.session().await?;
-    session
-        .query(FORGET_COMPLETED)
-        .execute(session.on())
-        .await?;
-    session.finish().await?;
+    loop {
+        let mut session = ledger.writer.session().await?;
+        let forget = session.query(FORGET_COMPLETED);
+        let forgotten = forget.execute(session.on()).await?;
+        session.finish().await?;
+        if forgotten.rows_affected() == 0 {
+            break;
+        }
+    }
     let mut session = ledger.writer.session().await?;
     let swept = session
         .query(SWEEP)

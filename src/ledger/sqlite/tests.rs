@@ -350,8 +350,9 @@ async fn a_claim_that_met_a_full_disk_goes_well_once_there_is_room() {
     let ledger = database.open("a").await;
     let batch = batch("j");
     ledger.claim(&batch).await.unwrap();
-    // A worker with a name that needs room, so that taking the rows over does.
-    let other = database.open(&"w".repeat(8_000)).await;
+    // A worker with a name that needs more room than a probe has left, so that taking the rows over does.
+    let mut other = database.open("b").await;
+    other.owner = owner(&"w".repeat(20_000));
     database.pass(LEASE * 2).await;
     fill_up(&other, &database.url).await;
     let error = other.claim(&batch).await.unwrap_err();

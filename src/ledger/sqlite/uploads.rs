@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::Connection;
-
-use super::SqliteLedger;
+use super::{SqliteLedger, transaction::Transaction};
 use crate::{
     job::{BegunUpload, JobId, Timestamp, UploadNote},
     ledger::{
@@ -32,9 +30,12 @@ macro_rules! job_is_over {
         "not exists (select 1 from jobs where jobs.id = job_id and finished_at is null)"
     };
 }
+/// Some at a time: a batch waits for it.
 const FORGET_COMPLETED: &str = concat!(
-    "delete from uploads where completed_at is not null and ",
-    job_is_over!()
+    "delete from uploads where rowid in \
+        (select rowid from uploads where completed_at is not null and ",
+    job_is_over!(),
+    " limit 500)"
 );
 const SWEEP: &str = concat!(
     "update uploads set swept_until = $2, doomed_at = coalesce(doomed_at, $1) where rowid in \
@@ -113,16 +114,20 @@ pub(super) async fn sweep(
     limit: u32,
 ) -> Result<Vec<SweptUpload>, sqlx::Error> {
     let now = Timestamp::now();
-    let mut connection = ledger.writer.acquire().await?;
-    let mut transaction = connection.begin_with("begin immediate").await?;
-    sqlx::query(FORGET_COMPLETED)
-        .execute(&mut *transaction)
-        .await?;
+    loop {
+        let forgotten = sqlx::query(FORGET_COMPLETED)
+            .execute(&ledger.writer)
+            .await?;
+        if forgotten.rows_affected() == 0 {
+            break;
+        }
+    }
+    let mut transaction = Transaction::begin(&ledger.writer).await?;
     let swept = sqlx::query(SWEEP)
         .bind(now.as_micros())
         .bind(now.plus(lease).as_micros())
         .bind(limit)
-        .fetch_all(&mut *transaction)
+        .fetch_all(transaction.on()?)
         .await?;
     transaction.commit().await?;
     swept.iter().map(uploads::swept).collect()
