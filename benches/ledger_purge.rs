@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use bucket_brigade::{
-    job::{AttemptLog, JobId, Lane, OperationName, State, Timestamp},
+    job::{AttemptLog, JobId, Lane, OperationName, RequestDigest, State, Timestamp},
     ledger::{
         self, Claim, ClaimRequest, Ending, Ledger,
         writer::{LedgerWriter, WriterSettings},
@@ -32,6 +32,7 @@ const WINDOW: Duration = Duration::from_secs(5);
 /// The bounds: rows at the end against rows when the retention had passed, and the ratio of claims.
 const FLAT: f64 = 1.1;
 const NO_SLOWER: f64 = 0.95;
+const IN_FLIGHT: usize = 256;
 const FOR_EVER: Duration = Duration::from_secs(14 * 86_400);
 
 struct Arguments {
@@ -94,6 +95,10 @@ async fn bench(name: &str, url: &str, arguments: &Arguments) -> anyhow::Result<b
     ledger::migrate(url).await?;
     let flat = stays_flat(name, url, arguments).await?;
     let ratio = claims(name, url, arguments).await?;
+    let (_ledger, writer) = writer(url, arguments.retention).await?;
+    let rate = flood(&writer).await?;
+    println!("{name}: {rate:.0} jobs/s with {IN_FLIGHT} in flight");
+    writer.close().await;
     Ok(flat && ratio >= NO_SLOWER)
 }
 
@@ -223,6 +228,24 @@ async fn load(writer: &LedgerWriter, rate: u64, time: Duration) -> anyhow::Resul
     Ok(load)
 }
 
+/// How many jobs a second the ledger takes when there are always enough of them.
+async fn flood(writer: &LedgerWriter) -> anyhow::Result<f64> {
+    let began = Instant::now();
+    let mut jobs = JoinSet::new();
+    let mut finished = 0;
+    for _ in 0..IN_FLIGHT {
+        jobs.spawn(run(writer.clone()));
+    }
+    while let Some(job) = jobs.join_next().await {
+        job??;
+        finished += 1;
+        if began.elapsed() < WINDOW {
+            jobs.spawn(run(writer.clone()));
+        }
+    }
+    Ok(f64::from(finished) / began.elapsed().as_secs_f64())
+}
+
 /// Claims a job and completes it; says how long the claim took.
 async fn run(writer: LedgerWriter) -> anyhow::Result<f64> {
     let name = format!("{:032x}", fastrand::u128(..));
@@ -238,6 +261,8 @@ async fn run(writer: LedgerWriter) -> anyhow::Result<f64> {
         replayed_at: None,
         attempts: 0,
         parks: 0,
+        digest: RequestDigest::from_bytes(&fastrand::u128(..).to_le_bytes()).context("16 bytes")?,
+        ignored: Vec::new(),
     };
     let began = Instant::now();
     let Claim::Taken(taken) = writer.claim(request).await? else {

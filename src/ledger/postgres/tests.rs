@@ -518,6 +518,11 @@ mod behind_a_pooler {
             run(&self.direct, &uploads).await;
         }
 
+        async fn forget_requests(&self) {
+            let forget = "update jobs set request_digest = null, ignored = null";
+            run(&self.direct, forget).await;
+        }
+
         async fn end(self) {
             let drop = format!("drop database {} with (force)", self.name);
             run(&self.server, &drop).await;

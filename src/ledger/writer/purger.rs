@@ -17,7 +17,8 @@ use crate::ledger::{Ledger, LedgerError};
 /// The time for a slice: the least between two batches, and beside them.
 const SLICE: Duration = Duration::from_millis(2);
 const SLICE_APART: Duration = Duration::from_millis(10);
-/// The time for one between two batches that are large: half of what has passed since the last slice, at most this.
+/// The time for one between two batches that are large: half of what it waited for its turn, at most this. So it keeps
+/// up with a writer that has no pauses.
 const SLICE_MOST: Duration = Duration::from_millis(50);
 /// Rows in a slice: before anything is measured, at least, at most.
 const ROWS_FIRST: u32 = 50;
@@ -39,7 +40,6 @@ pub(super) struct Purger {
     turn: Arc<Mutex<()>>,
     /// What a row takes, as measured so far.
     row: Option<Duration>,
-    last_slice: Instant,
     /// When jobs that left unseen are looked for again.
     lost_at: Instant,
 }
@@ -60,7 +60,6 @@ impl Purger {
             status,
             turn,
             row: None,
-            last_slice: now,
             lost_at: now,
         };
         purger.lost_at = now + purger.idle();
@@ -87,11 +86,15 @@ impl Purger {
 
     /// Deletes some rows, and says how long to wait before the next.
     async fn slice(&mut self) -> Duration {
-        let turn = match self.ledger.purges_apart() {
-            true => None,
-            false => Some(self.turn.lock().await),
+        let asked = Instant::now();
+        let (turn, time) = match self.ledger.purges_apart() {
+            true => (None, SLICE_APART),
+            false => {
+                let turn = self.turn.lock().await;
+                (Some(turn), (asked.elapsed() / 2).clamp(SLICE, SLICE_MOST))
+            }
         };
-        let rows = self.rows();
+        let rows = self.rows(time);
         let began = Instant::now();
         let is_lost = began >= self.lost_at;
         let purge = match is_lost {
@@ -100,8 +103,7 @@ impl Purger {
         };
         let purged = timeout(self.limit, purge).await;
         drop(turn);
-        self.last_slice = Instant::now();
-        let took = self.last_slice - began;
+        let took = began.elapsed();
         let purged = match purged {
             Ok(Ok(purged)) => purged,
             Ok(Err(LedgerError::Refused(why))) => {
@@ -114,7 +116,7 @@ impl Purger {
         let is_full = purged >= u64::from(rows);
         if is_lost {
             if !is_full {
-                self.lost_at = self.last_slice + self.idle();
+                self.lost_at = Instant::now() + self.idle();
             }
             return SOON;
         }
@@ -130,14 +132,10 @@ impl Purger {
         }
     }
 
-    /// How many rows fit into the time for a slice.
-    fn rows(&self) -> u32 {
+    /// How many rows can be deleted in that time.
+    fn rows(&self, time: Duration) -> u32 {
         let Some(row) = self.row else {
             return ROWS_FIRST;
-        };
-        let time = match self.ledger.purges_apart() {
-            true => SLICE_APART,
-            false => (self.last_slice.elapsed() / 2).clamp(SLICE, SLICE_MOST),
         };
         let rows = time.as_nanos() / row.as_nanos().max(1);
         u32::try_from(rows)

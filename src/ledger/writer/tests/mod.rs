@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use futures_util::{FutureExt, future::join_all};
 use tokio::time::{advance, sleep};
 
+mod purge;
 mod scripted;
 
 use scripted::{OPEN, Scripted};
