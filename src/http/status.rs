@@ -9,8 +9,7 @@ use crate::{
     job::Timestamp,
     lane::RecentFailure,
     resilience::{Clock, TokioClock},
-    storage::LastFailure,
-    worker::{WorkerCircuit, WorkerView},
+    worker::{LastFailure, WorkerCircuit, WorkerView},
 };
 
 /// The body of `/api/status`; the shape is the contract's.

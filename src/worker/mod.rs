@@ -25,6 +25,8 @@ pub use throughput::Throughput;
 use wiring::{destination_roots, lane_limits, rabbit_settings, sources, upload_settings};
 pub use wiring::{message_rules, storage_settings};
 
+pub use crate::storage::LastFailure;
+
 use crate::{
     broker::{Broker, rabbitmq::RabbitMq},
     config::Settings,
