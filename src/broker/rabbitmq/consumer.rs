@@ -31,6 +31,10 @@ use crate::{
 
 /// How long the broker may take to answer; then the channel is given up, and it takes everything back.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the first try to consume may take; each further one that is not answered may take twice as long, up to
+/// [`ANSWER_TIMEOUT`]. In a cluster the broker may have sent it to a leader that hangs, and wait: a new try goes
+/// to the new leader.
+const CONSUME_FIRST: Duration = Duration::from_secs(1);
 /// How often an ack that is not written yet looks whether its channel is still there.
 const LOST_LOOK: Duration = Duration::from_millis(250);
 /// Quorum queues allow no larger window, and 0 would be no limit at all.
@@ -83,8 +87,9 @@ pub(super) async fn subscribe(
     prefetch: u16,
 ) -> Result<LaneSubscription, BrokerError> {
     let queue = shared.names.lane_queue(lane);
+    let mut opened = None;
     let consume = async {
-        let channel = connection.create_channel().await?;
+        let channel = opened.insert(connection.create_channel().await?);
         // Read when the consumer starts, so before it (facts: rabbitmq.md, 4).
         let prefetch = prefetch.clamp(*PREFETCH.start(), *PREFETCH.end());
         channel
@@ -95,9 +100,17 @@ pub(super) async fn subscribe(
         let consumer = channel
             .basic_consume(name, tag, options, FieldTable::default())
             .await?;
-        Ok((channel, consumer))
+        Ok((channel.clone(), consumer))
     };
-    match tokio::time::timeout(ANSWER_TIMEOUT, consume).await {
+    let unanswered = &shared.unanswered[lane as usize];
+    let tries = unanswered.load(Ordering::Relaxed).min(8);
+    let patience = (CONSUME_FIRST * 2_u32.pow(tries)).min(ANSWER_TIMEOUT);
+    let answer = tokio::time::timeout(patience, consume).await;
+    unanswered.store(
+        if answer.is_ok() { 0 } else { tries + 1 },
+        Ordering::Relaxed,
+    );
+    match answer {
         Ok(Ok((channel, consumer))) => {
             shared.topology.well(lane);
             let channel = LaneChannel {
@@ -118,10 +131,25 @@ pub(super) async fn subscribe(
             }
             None => BrokerError::NotConnected(error.to_string()),
         }),
-        Err(_) => Err(BrokerError::NotConnected(
-            "no answer from the broker".to_owned(),
-        )),
+        Err(_) => {
+            if let Some(channel) = opened {
+                // The broker may yet make the consumer, and hand it a whole window.
+                give_up(&channel, "no answer to a consume").await;
+            }
+            let seconds = patience.as_secs();
+            let why = format!(
+                "the broker did not answer within {seconds} s when {queue} was to be consumed"
+            );
+            Err(BrokerError::NotConnected(why))
+        }
     }
+}
+
+/// Closes a channel whose broker does not answer. The request is under way then; whether it is answered changes nothing
+/// any more.
+async fn give_up(channel: &Channel, why: &str) {
+    let closing = channel.close(200, why.into());
+    drop(tokio::time::timeout(Duration::from_millis(100), closing).await);
 }
 
 /// What the broker has against consuming; `None`: it is the connection that failed.
@@ -201,12 +229,7 @@ impl Subscription for LaneSubscription {
                 "no answer to a cancel: the channel is given up, its deliveries come again"
             );
             self.channel.given_up.store(true, Ordering::Relaxed);
-            let closing = self
-                .channel
-                .channel
-                .close(200, "no answer to a cancel".into());
-            // The request is under way; whether it is answered changes nothing any more.
-            drop(tokio::time::timeout(Duration::from_millis(100), closing).await);
+            give_up(&self.channel.channel, "no answer to a cancel").await;
         }
         buffered
     }

@@ -24,7 +24,7 @@ mod topology_keeper;
 use std::{
     fmt,
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU32},
     time::Duration,
 };
 
@@ -104,6 +104,8 @@ struct Shared {
     publisher: Publisher,
     topology: Arc<TopologyKeeper>,
     status: Arc<StatusBoard>,
+    /// Tries to consume a lane's queue in a row that were not answered.
+    unanswered: [AtomicU32; Lane::ALL.len()],
 }
 
 impl RabbitMq {
@@ -170,6 +172,7 @@ impl RabbitMq {
             publisher,
             topology,
             status,
+            unanswered: Default::default(),
         };
         Arc::new(Self {
             shared: Arc::new(shared),
