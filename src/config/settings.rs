@@ -203,6 +203,8 @@ pub struct S3Settings {
     pub connect_timeout: Duration,
     /// When the SDK adds checksums.
     pub checksums: Checksums,
+    /// Whether a put without an `ETag` in its answer has failed.
+    pub require_etag: bool,
 }
 
 impl S3Settings {
@@ -214,6 +216,7 @@ impl S3Settings {
             attempt_timeout: reader.one("s3.attempt_timeout", duration(MILLISECOND..=30 * MINUTE)),
             connect_timeout: reader.one("s3.connect_timeout", duration(MILLISECOND..=10 * MINUTE)),
             checksums: reader.one("s3.checksums", one_of(&Checksums::NAMES)),
+            require_etag: reader.one("s3.require_etag", switch),
         }
     }
 }

@@ -5,6 +5,8 @@
 
 use std::{fmt, time::Duration};
 
+use super::Lane;
+
 /// The kind of a failure: policy key and metric label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FailureClass {
@@ -18,8 +20,12 @@ pub enum FailureClass {
     Conflict,
     /// Our credentials are expired, unknown, missing, or the clock is off.
     Credentials,
-    /// The service answered that this will never work: no such key, access denied.
+    /// S3 answered that this will never work: no such key, access denied.
     Permanent,
+    /// What answered is not S3, or not the place where the job belongs: a proxy's page, another region, a quota.
+    Misrouted,
+    /// S3 answered well, but its answer can't be parsed or does not prove the success.
+    Unreadable,
     /// The job itself is at fault: source missing, checksum mismatch.
     JobLocal,
     /// Stopped by us: drain, deadline, panic.
@@ -27,7 +33,8 @@ pub enum FailureClass {
 }
 
 use FailureClass::{
-    Cancelled, Conflict, Credentials, JobLocal, Permanent, Throttled, TimedOut, Unavailable,
+    Cancelled, Conflict, Credentials, JobLocal, Misrouted, Permanent, Throttled, TimedOut,
+    Unavailable, Unreadable,
 };
 
 /// What follows from a failure class.
@@ -43,9 +50,12 @@ pub struct Policy {
 
 /// Whether to call again in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "yes and no")]
 pub enum Retry {
+    /// As often as the settings say.
     Yes,
+    /// One more time.
+    Once,
+    /// Never.
     No,
 }
 
@@ -69,19 +79,23 @@ pub enum Then {
     ParkForever,
     /// Dead letter at once.
     Bury,
+    /// Dead letter of a read, which would meet the same object again; a write is parked.
+    BuryReads,
     /// Give it back as it was.
     Requeue,
 }
 
 impl FailureClass {
     /// Every class, in the table's order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Throttled,
         Unavailable,
         TimedOut,
         Conflict,
         Credentials,
         Permanent,
+        Misrouted,
+        Unreadable,
         JobLocal,
         Cancelled,
     ];
@@ -93,7 +107,8 @@ impl FailureClass {
                 Policy::new(Retry::Yes, Verdict::Failure, Then::Park)
             }
             Conflict => Policy::new(Retry::Yes, Verdict::Success, Then::Park),
-            Credentials => Policy::new(Retry::No, Verdict::Failure, Then::ParkForever),
+            Credentials | Misrouted => Policy::new(Retry::No, Verdict::Failure, Then::ParkForever),
+            Unreadable => Policy::new(Retry::Once, Verdict::Neutral, Then::BuryReads),
             Permanent => Policy::new(Retry::No, Verdict::Success, Then::Bury),
             JobLocal => Policy::new(Retry::No, Verdict::Neutral, Then::Bury),
             // Drain requeues; deadline and panic park (`outcome.rs`).
@@ -110,6 +125,8 @@ impl FailureClass {
             Conflict => "conflict",
             Credentials => "credentials",
             Permanent => "permanent",
+            Misrouted => "misrouted",
+            Unreadable => "unreadable",
             JobLocal => "job_local",
             Cancelled => "cancelled",
         }
@@ -118,6 +135,17 @@ impl FailureClass {
     /// The class of that name, if there is one.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|class| class.as_str() == name)
+    }
+}
+
+impl Then {
+    /// What it means for a job of that lane: park, park for ever, bury, or requeue.
+    pub const fn in_lane(self, lane: Lane) -> Self {
+        match (self, lane) {
+            (Self::BuryReads, Lane::Read) => Self::Bury,
+            (Self::BuryReads, Lane::Upload | Lane::Cleanup) => Self::Park,
+            (then, _) => then,
+        }
     }
 }
 
@@ -205,6 +233,8 @@ mod tests {
                 Then::ParkForever,
             ),
             ("permanent", Retry::No, Verdict::Success, Then::Bury),
+            ("misrouted", Retry::No, Verdict::Failure, Then::ParkForever),
+            ("unreadable", Retry::Once, Verdict::Neutral, Then::BuryReads),
             ("job_local", Retry::No, Verdict::Neutral, Then::Bury),
             ("cancelled", Retry::No, Verdict::Neutral, Then::Requeue),
         ];
@@ -221,6 +251,47 @@ mod tests {
                 },
                 "{name}"
             );
+        }
+    }
+
+    /// The table of docs/explanation/s3-resilience.md says the same, row by row.
+    #[test]
+    fn the_failure_table_of_the_docs_is_this_one() {
+        let page = include_str!("../../docs/explanation/s3-resilience.md");
+        let (_, table) = page.split_once("| class | examples |").unwrap();
+        let (table, _) = table.split_once("\n\n").unwrap();
+        let rows: Vec<Vec<&str>> = table
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+            .collect();
+        assert_eq!(rows.len(), FailureClass::ALL.len());
+        for (class, row) in FailureClass::ALL.into_iter().zip(rows) {
+            let Policy {
+                retry,
+                verdict,
+                exhausted,
+            } = class.policy();
+            let retry = match retry {
+                Retry::Yes => "yes",
+                Retry::Once => "once",
+                Retry::No => "no",
+            };
+            let verdict = match verdict {
+                Verdict::Success => "success",
+                Verdict::Failure => "failure",
+                Verdict::Neutral => "neutral",
+            };
+            let then = match exhausted {
+                Then::Park => "park",
+                Then::ParkForever => "park without an age limit",
+                Then::Bury => "bury",
+                Then::BuryReads => "a read is buried, a write is parked",
+                Then::Requeue => "requeue",
+            };
+            let name = format!("`{class}`");
+            assert_eq!(row[0], name);
+            assert_eq!(row[2..], [retry, verdict, then], "{class}");
         }
     }
 

@@ -98,6 +98,32 @@ impl<'a> Fields<'a> {
         Ok(strings)
     }
 
+    /// The optional user metadata of an object: what every store keeps as it is, and gives back.
+    pub(super) fn metadata(&mut self) -> Read<BTreeMap<String, String>> {
+        let metadata = self.strings("metadata")?;
+        let mut names: BTreeMap<String, &str> = BTreeMap::new();
+        for (name, value) in &metadata {
+            let allowed = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+            if name.is_empty() || !name.chars().all(allowed) {
+                let rule = "must have names of A-Z a-z 0-9 and ! # $ % & ' * + - . ^ _ ` | ~, which become headers";
+                return Err(self.wrong("metadata", rule, &Value::String(name.clone())));
+            }
+            if let Some(other) = names.insert(name.to_ascii_lowercase(), name) {
+                return Err(format!(
+                    "field {}metadata holds {other} and {name}, which are one header: names differ in more than case",
+                    self.path
+                ));
+            }
+            if value.chars().any(char::is_control) {
+                let rule =
+                    "may hold no control character such as a tab, which stores change or refuse";
+                let value = Value::String(value.clone());
+                return Err(self.wrong(&format!("metadata.{name}"), rule, &value));
+            }
+        }
+        Ok(metadata)
+    }
+
     /// An optional object.
     pub(super) fn object(&mut self, name: &str) -> Read<Option<Map<String, Value>>> {
         match self.take(name) {

@@ -158,7 +158,7 @@ impl ParkReason {
     pub fn all() -> impl Iterator<Item = Self> {
         FailureClass::ALL
             .into_iter()
-            .filter(|class| matches!(class.policy().exhausted, Then::Park | Then::ParkForever))
+            .filter(|class| !matches!(class.policy().exhausted, Then::Bury | Then::Requeue))
             .map(Self::Failed)
             .chain([Self::Leased, Self::Deadline, Self::Panic])
     }
@@ -324,11 +324,11 @@ impl History {
     pub fn after(self, failure: Failure, now: Timestamp, max_age: Duration) -> Outcome {
         let class = failure.class;
         let too_old = now.since(self.age_from) >= max_age;
-        match class.policy().exhausted {
+        match class.policy().exhausted.in_lane(self.lane) {
             Then::Bury if failure.code == FORBIDDEN_SOURCE && class == FailureClass::JobLocal => {
                 Outcome::DeadLettered(DeadReason::ForbiddenSource, failure)
             }
-            Then::Bury => Outcome::DeadLettered(DeadReason::Permanent, failure),
+            Then::Bury | Then::BuryReads => Outcome::DeadLettered(DeadReason::Permanent, failure),
             Then::Requeue => Outcome::Interrupted,
             Then::Park | Then::ParkForever if self.lane == Lane::Cleanup && too_old => {
                 Outcome::Abandoned(failure)
@@ -379,7 +379,7 @@ impl History {
 impl FailureClass {
     /// Whether the same call is worth another try in place.
     pub const fn is_retried(self) -> bool {
-        matches!(self.policy().retry, Retry::Yes)
+        !matches!(self.policy().retry, Retry::No)
     }
 }
 

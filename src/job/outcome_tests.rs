@@ -80,12 +80,16 @@ fn every_class_ends_as_its_row_says_when_young_and_when_old() {
         for class in FailureClass::ALL {
             let after = |now| history(lane, 0).after(failure(class), now, DAY).state();
             let expected = match (class.policy().exhausted, lane) {
-                (Then::Bury, _) => (State::DeadLettered, State::DeadLettered),
+                (Then::Bury, _) | (Then::BuryReads, Lane::Read) => {
+                    (State::DeadLettered, State::DeadLettered)
+                }
                 (Then::Requeue, _) => (State::Interrupted, State::Interrupted),
-                (Then::Park | Then::ParkForever, Lane::Cleanup) => {
+                (Then::Park | Then::ParkForever | Then::BuryReads, Lane::Cleanup) => {
                     (State::Retrying, State::Abandoned)
                 }
-                (Then::Park, _) => (State::Retrying, State::DeadLettered),
+                (Then::Park, _) | (Then::BuryReads, Lane::Upload) => {
+                    (State::Retrying, State::DeadLettered)
+                }
                 (Then::ParkForever, _) => (State::Retrying, State::Retrying),
             };
             assert_eq!((after(young), after(old)), expected, "{lane} {class}");
@@ -206,6 +210,8 @@ fn names_are_those_of_the_contract() {
         "timed_out",
         "conflict",
         "credentials",
+        "misrouted",
+        "unreadable",
         "leased",
         "deadline",
         "panic",
@@ -245,10 +251,17 @@ fn an_outcome_has_a_failure_or_a_result_or_neither() {
 }
 
 #[test]
-fn the_first_four_classes_are_retried_in_place() {
-    let retried = FailureClass::ALL.map(FailureClass::is_retried);
+fn the_first_four_classes_and_what_can_t_be_read_are_retried_in_place() {
+    let retried = FailureClass::ALL.into_iter().filter(|it| it.is_retried());
+    let retried: Vec<_> = retried.map(FailureClass::as_str).collect();
     assert_eq!(
         retried,
-        [true, true, true, true, false, false, false, false]
+        [
+            "throttled",
+            "unavailable",
+            "timed_out",
+            "conflict",
+            "unreadable"
+        ]
     );
 }

@@ -162,7 +162,7 @@ fn file_path(fields: &Fields<'_>, file: String) -> Result<PathBuf, String> {
 }
 
 fn put_options(fields: &mut Fields<'_>) -> Result<PutOptions, String> {
-    let metadata = fields.strings("metadata")?;
+    let metadata = fields.metadata()?;
     if metadata
         .keys()
         .any(|name| name.eq_ignore_ascii_case(OWN_METADATA))

@@ -44,6 +44,35 @@ pub enum JobResult {
         deleted: u64,
         failed: Vec<KeyFailure>,
     },
+    /// All below a prefix is gone, but for what was spared and what was refused for good.
+    DeletedPrefix {
+        deleted: u64,
+        spared: u64,
+        /// Absent when nothing was spared.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        spared_why: Option<Spared>,
+        /// At most a hundred.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        failed: Vec<KeyFailure>,
+    },
+}
+
+/// Objects that a delete of a prefix left alone, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Spared {
+    /// Written after the job was enqueued.
+    pub newer: u64,
+    /// The store does not say when they were written.
+    pub no_date: u64,
+    /// Newer by one of two clocks that differ: the store's and the worker's.
+    pub clock: u64,
+}
+
+impl Spared {
+    /// All of them.
+    pub const fn total(self) -> u64 {
+        self.newer + self.no_date + self.clock
+    }
 }
 
 impl JobResult {

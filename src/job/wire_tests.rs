@@ -236,6 +236,32 @@ fn bad_messages_say_their_reason_and_name_the_field() {
         (put(json!({"metadata": {"a": 1}})), Malformed, "metadata.a"),
         (put(json!({"metadata": ["a"]})), Malformed, "metadata"),
         (
+            put(json!({"metadata": {"a": "b\tc"}})),
+            Malformed,
+            "metadata.a",
+        ),
+        (
+            put(json!({"metadata": {"a": "\u{7f}"}})),
+            Malformed,
+            "metadata.a",
+        ),
+        (
+            put(json!({"metadata": {"Name": "1", "name": "2"}})),
+            Malformed,
+            "Name and name",
+        ),
+        (
+            put(json!({"metadata": {"a b": "1"}})),
+            Malformed,
+            "metadata",
+        ),
+        (
+            put(json!({"metadata": {"größe": "1"}})),
+            Malformed,
+            "metadata",
+        ),
+        (put(json!({"metadata": {"": "1"}})), Malformed, "metadata"),
+        (
             put(json!({"metadata": {"Brigade-Job": "x"}})),
             Malformed,
             "brigade-job",

@@ -6,6 +6,7 @@ use crate::{
     job::{
         Failure, FailureClass, Job, Message, Outcome, Report, RequestDigest, Settlement, State,
         Timestamp,
+        failure::Then,
         message::header,
         outcome::{DeadReason, History, ParkDelay, ParkReason, RequeueReason},
         report::ReportedError,
@@ -174,10 +175,11 @@ impl Resolution {
         let reason = match (class, code) {
             (_, Some("panic" | "worker_died")) => DeadReason::Poison,
             (_, Some("forbidden_source")) => DeadReason::ForbiddenSource,
-            (Some(FailureClass::Permanent | FailureClass::JobLocal) | None, _) => {
-                DeadReason::Permanent
-            }
-            (Some(_), _) => DeadReason::Expired,
+            (None, _) => DeadReason::Permanent,
+            (Some(class), _) => match class.policy().exhausted.in_lane(row.lane) {
+                Then::Bury => DeadReason::Permanent,
+                _ => DeadReason::Expired,
+            },
         };
         let before = Self::finished_before(row);
         if !bury {

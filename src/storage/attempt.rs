@@ -21,10 +21,12 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Stop,
+    answer::Heard,
     batch::{Batch, Riders},
     door::Door,
     error,
     guard::{Caller, give},
+    proof::Proof,
 };
 use crate::{
     job::{CallName, Failure, FailureClass, failure::Verdict},
@@ -39,6 +41,7 @@ pub(super) struct Attempt<'a> {
     /// Jobs whose keys its calls carry.
     riders: Option<Riders<'a>>,
     state: Arc<State>,
+    heard: Arc<Heard>,
 }
 
 #[derive(Debug)]
@@ -82,6 +85,7 @@ impl<'a> Attempt<'a> {
         Self {
             caller,
             riders: None,
+            heard: Arc::default(),
             state: Arc::new(State {
                 inner: Mutex::new(Inner {
                     permit,
@@ -104,6 +108,7 @@ impl<'a> Attempt<'a> {
             caller: self.caller,
             riders: Some(Riders::new(batch, keys)),
             state: Arc::clone(&self.state),
+            heard: Arc::clone(&self.heard),
         }
     }
 
@@ -121,18 +126,36 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Makes one S3 request and classifies its error.
+    /// Makes one S3 request and classifies its error; a success without its proof is one, too.
     pub(super) async fn request<T, E>(
         &self,
         name: impl Into<CallName>,
         send: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
     ) -> Result<T, Failure>
     where
+        T: Proof,
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        let send = Box::pin(send);
-        self.call(name, async { send.await.map_err(error::failure) })
-            .await
+        self.call(name, self.proven(send, error::failure)).await
+    }
+
+    /// The request alone, within a call of its own; `classify` turns the SDK's error into ours.
+    pub(super) fn proven<T: Proof, E>(
+        &self,
+        send: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+        classify: impl FnOnce(SdkError<E, HttpResponse>) -> Failure,
+    ) -> impl Future<Output = Result<T, Failure>> {
+        let send = self.heard.listen(Box::pin(send));
+        async move {
+            let output = send.await.map_err(classify)?;
+            let needs_etag = self.caller.storage.clients.require_etag;
+            self.heard.prove(output, needs_etag)
+        }
+    }
+
+    /// Who answered last in this attempt.
+    pub(super) fn heard(&self) -> &Heard {
+        &self.heard
     }
 
     /// One S3 request that is not over with its answer's head; counted and timed as one call, from when it

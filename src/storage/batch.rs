@@ -13,15 +13,15 @@ use std::{
     time::Duration,
 };
 
-use aws_sdk_s3::{
-    operation::delete_objects::DeleteObjectsOutput,
-    types::{self, ObjectIdentifier},
-};
+use aws_sdk_s3::{operation::delete_objects::DeleteObjectsOutput, types::ObjectIdentifier};
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
 use super::{
-    CallContext, Done, Lease, Stop, error,
+    CallContext, Done, Lease, Stop,
+    answer::called,
+    echo::Named,
+    error,
     tally::{Tally, is_final, worst},
 };
 use crate::job::{AttemptLog, Failure, FailureClass, Job, JobId, JobResult, Operation};
@@ -289,7 +289,8 @@ impl Batch {
         }
     }
 
-    /// Takes in what an answer says of each key that was sent; fails while any of them may still work.
+    /// Takes in what an answer says of each key that was sent; fails while any of them that it names may still
+    /// work. A key that it does not name stays open, see `unheard`.
     pub(super) fn settle(
         &self,
         sent: &[usize],
@@ -301,7 +302,11 @@ impl Batch {
         for &number in sent {
             let key = &inner.keys[number].key;
             let failure = match named.find(key) {
-                None => Some(unanswered(&key.key)),
+                None => {
+                    let unanswered = unanswered(&key.key);
+                    inner.keys[number].last = Some(unanswered);
+                    continue;
+                }
                 Some(None) => None,
                 Some(Some(error)) => {
                     Some(error::of_key(error)).filter(|failure| failure.code != MISSING)
@@ -317,6 +322,19 @@ impl Batch {
             }
         }
         again.map_or(Ok(()), Err)
+    }
+
+    /// Those of `part` of which the last answer said nothing: it may have written them in another way, so they are
+    /// to be sent alone, where no name is needed. What was heard of them is forgotten.
+    pub(super) fn unheard(&self, part: &[usize]) -> Vec<usize> {
+        let open = self.open(part);
+        let mut inner = self.lock();
+        let is_unheard = |last: &Failure| last.code == UNANSWERED;
+        let unheard = open.into_iter().filter(|number| {
+            let last = &mut inner.keys[*number].last;
+            last.take_if(|last| is_unheard(last)).is_some()
+        });
+        unheard.collect()
     }
 
     /// Ends what is open of `part` with what was heard of each key last, or else with `failure`.
@@ -438,51 +456,12 @@ impl Wanted {
     }
 }
 
-/// What an answer says of a key or version: deleted, or why not. A store may leave a version id out of its
-/// answer, or put one in.
-struct Named<'a>(BTreeMap<&'a str, Vec<Said<'a>>>);
-
-/// Of which version, and why it was not deleted.
-type Said<'a> = (Option<&'a str>, Option<&'a types::Error>);
-
-impl<'a> Named<'a> {
-    fn new(answer: &'a DeleteObjectsOutput) -> Self {
-        let deleted = answer
-            .deleted()
-            .iter()
-            .map(|it| (it.key(), it.version_id(), None));
-        let errors = answer
-            .errors()
-            .iter()
-            .map(|it| (it.key(), it.version_id(), Some(it)));
-        let mut named: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (key, version_id, error) in deleted.chain(errors) {
-            if let Some(key) = key {
-                named.entry(key).or_default().push((version_id, error));
-            }
-        }
-        Self(named)
-    }
-
-    fn find(&self, key: &DeleteKey) -> Option<Option<&'a types::Error>> {
-        let entries = self.0.get(key.key.as_str())?;
-        let exact = entries
-            .iter()
-            .find(|(version, _)| *version == key.version_id.as_deref());
-        match (exact, &entries[..]) {
-            (Some((_, said)), _) | (None, [(_, said)]) => Some(*said),
-            (None, _) => None,
-        }
-    }
-}
+/// Code of a key that an answer does not name.
+const UNANSWERED: &str = "key_unanswered";
 
 fn unanswered(key: &str) -> Failure {
     let message = format!("the answer says nothing of key {key}");
-    let failure = Failure::ours(FailureClass::Unavailable, "key_unanswered", message);
-    Failure {
-        called: true,
-        ..failure
-    }
+    called(FailureClass::Unreadable, UNANSWERED, message)
 }
 
 #[cfg(test)]

@@ -11,15 +11,15 @@ use std::{
 
 use aws_sdk_s3::{
     config::{
-        ConfigBag, Intercept, RuntimeComponents,
+        ConfigBag, Intercept, RuntimeComponents, http::HttpResponse,
         interceptors::BeforeDeserializationInterceptorContextRef,
     },
-    error::BoxError,
+    error::{BoxError, ProvideErrorMetadata, SdkError},
     primitives::{ByteStream, DateTime, DateTimeFormat},
     types::ExpirationStatus,
 };
 
-use super::{Clients, client::check_bucket, error::failure};
+use super::{Clients, answer::Heard, client::check_bucket, error::failure, proof::Proof};
 use crate::job::{Failure, FailureClass, Lane, Timestamp};
 
 /// A class of operations, by what a lane needs of the bucket.
@@ -128,7 +128,10 @@ impl Checker<'_> {
     /// Whether the bucket is reached, and if so, whether it may be listed.
     async fn look(&self) -> (Result<(), Failure>, Option<Result<(), Failure>>) {
         let head = match self.reach().await {
-            Err(why) if is_hopeless(&why) => return (Err(why), None),
+            // A HEAD's refusal is bare, so it is misrouted whoever gave it; the list tells more.
+            Err(why) if is_hopeless(&why) && why.class != FailureClass::Misrouted => {
+                return (Err(why), None);
+            }
             head => head,
         };
         match (head, self.list().await) {
@@ -168,30 +171,39 @@ impl Checker<'_> {
         let call = self.clients.of(Lane::Read).list_objects_v2();
         let call = call.bucket(self.bucket).max_keys(1).customize();
         let call = call.interceptor(self.clock.clone());
-        let sent = async { call.send().await.map(drop).map_err(failure) };
-        self.in_time(sent).await
+        self.in_time(self.proven(call.send())).await
     }
 
     async fn put(&self, key: &str) -> Result<(), Failure> {
         let call = self.clients.of(Lane::Upload).put_object();
         let body = ByteStream::from_static(b"brigade doctor was here");
         let call = call.bucket(self.bucket).key(key).body(body);
-        let sent = async { call.send().await.map(drop).map_err(failure) };
-        self.in_time(sent).await
+        self.in_time(self.proven(call.send())).await
     }
 
     async fn get(&self, key: &str) -> Result<(), Failure> {
         let call = self.clients.of(Lane::Read).get_object();
         let call = call.bucket(self.bucket).key(key);
-        let sent = async { call.send().await.map(drop).map_err(failure) };
-        self.in_time(sent).await
+        self.in_time(self.proven(call.send())).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), Failure> {
         let call = self.clients.of(Lane::Cleanup).delete_object();
         let call = call.bucket(self.bucket).key(key);
-        let sent = async { call.send().await.map(drop).map_err(failure) };
-        self.in_time(sent).await
+        self.in_time(self.proven(call.send())).await
+    }
+
+    /// As a lane would take it: a good answer counts when it proves itself.
+    async fn proven<T: Proof, E>(
+        &self,
+        send: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    ) -> Result<(), Failure>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let heard = Arc::new(Heard::default());
+        let answer = heard.listen(send).await.map_err(failure)?;
+        heard.prove(answer, self.clients.require_etag).map(drop)
     }
 
     async fn abort_rule(&self) -> AbortRule {
@@ -234,20 +246,24 @@ impl Checker<'_> {
 fn is_hopeless(why: &Failure) -> bool {
     let service = matches!(
         why.class,
-        FailureClass::Unavailable | FailureClass::TimedOut | FailureClass::Credentials
+        FailureClass::Unavailable
+            | FailureClass::TimedOut
+            | FailureClass::Credentials
+            | FailureClass::Misrouted
     );
     service || matches!(why.code.as_str(), "NoSuchBucket" | "PermanentRedirect")
 }
 
 /// Reads the `Date` of answers, refusals included.
 #[derive(Debug, Clone, Default)]
-struct Clock {
+pub(super) struct Clock {
     /// Seconds that this machine is ahead. Nothing awaits under it.
     ahead: Arc<Mutex<Option<i64>>>,
 }
 
 impl Clock {
-    fn ahead(&self) -> Option<i64> {
+    /// Seconds that this machine is ahead of S3 (behind: negative); `None` before an answer with a date.
+    pub(super) fn ahead(&self) -> Option<i64> {
         *self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

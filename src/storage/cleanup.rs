@@ -97,7 +97,7 @@ impl CleanupService<'_> {
             let batch = Batch::of_keys(keys.iter().cloned());
             self.send(bucket, &batch, counted).await?;
             tally.join(batch.ends());
-            if tally.unfinished().is_some() {
+            if tally.unfinished().is_some_and(is_of_all) {
                 return Ok(tally);
             }
         }
@@ -138,13 +138,25 @@ impl CleanupService<'_> {
             }
             let is_whole = std::ptr::eq(caller, &self.0);
             let failure = match self.send_part(caller, bucket, batch, &part, counted).await {
-                Ok(()) => {
-                    answered |= !part.is_empty();
-                    continue;
-                }
-                Err(Stop::Failed(failure)) => failure,
+                Ok(()) => None,
+                Err(Stop::Failed(failure)) => Some(failure),
                 Err(stop) => return Err(stop),
             };
+            let unheard = batch.unheard(&part);
+            answered |= !unheard.is_empty();
+            if unheard.len() > SINGLES {
+                self.one_by_one(bucket, batch, &unheard, counted).await?;
+            } else {
+                parts.extend(unheard.iter().rev().map(|number| vec![*number]));
+            }
+            let Some(failure) = failure else {
+                answered |= !part.is_empty();
+                continue;
+            };
+            let part: Vec<_> = part
+                .into_iter()
+                .filter(|it| !unheard.contains(it))
+                .collect();
             caller = &hasty;
             if part.len() > 1 && lacks_multi_delete(&failure) {
                 tracing::info!(
@@ -353,10 +365,18 @@ impl CallContext {
     }
 }
 
+/// Whether a failure speaks for the keys that were not tried yet: an answer that can't be read does not.
+pub(super) fn is_of_all(failure: &Failure) -> bool {
+    failure.class != FailureClass::Unreadable
+}
+
 /// Whether a call that failed as a whole may work for some of its keys.
 fn may_be_a_keys_fault(failure: &Failure) -> bool {
-    use FailureClass::{Cancelled, Credentials, Throttled};
-    let elsewhere = matches!(failure.class, Throttled | Credentials | Cancelled);
+    use FailureClass::{Cancelled, Credentials, Misrouted, Throttled};
+    let elsewhere = matches!(
+        failure.class,
+        Throttled | Credentials | Misrouted | Cancelled
+    );
     !elsewhere && failure.code != "NoSuchBucket"
 }
 

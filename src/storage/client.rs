@@ -32,7 +32,12 @@ use aws_smithy_http_client::tls;
 use aws_types::service_config::ServiceConfigKey;
 use futures_util::FutureExt;
 
-use super::{door::DoorClient, trust};
+use super::{
+    door::DoorClient,
+    reader::AnswerReader,
+    region::{ByBucket, Regions},
+    trust,
+};
 use crate::job::{Failure, FailureClass, Lane};
 
 /// S3 closes idle connections after 5 to 20 s; a stale one costs an attempt.
@@ -68,6 +73,8 @@ pub struct StorageSettings {
     pub connect_timeout: Duration,
     /// See [`Checksums`].
     pub checksums: Checksums,
+    /// Whether a put or a copy without an `ETag` in its answer has failed; false for a store that never gives one.
+    pub require_etag: bool,
     /// Fixed credentials, for tests and the demo.
     pub credentials: Option<Credentials>,
     /// Larger objects are copied in parts; S3 allows 5 GiB, tests less. In bytes, at least a part's 5 MiB.
@@ -88,6 +95,8 @@ pub struct Clients {
     pub(super) endpoint: Arc<str>,
     /// Whether S3 is reached over TLS.
     pub(super) over_tls: bool,
+    /// See [`StorageSettings::require_etag`].
+    pub(super) require_etag: bool,
     /// Why no call can be made at all.
     pub(super) misconfigured: Option<Failure>,
 }
@@ -171,10 +180,13 @@ impl Clients {
             "S3 settings"
         );
         let http = SharedHttpClient::new(DoorClient(SharedHttpClient::new(http)));
+        let regions = Arc::new(Regions::default());
         let timeouts = timeouts(settings.attempt_timeout, settings.connect_timeout);
         let client = |lane: Lane| {
             let mut builder = config::Builder::from(shared)
                 .http_client(http.clone())
+                .endpoint_resolver(ByBucket::new(Arc::clone(&regions)))
+                .interceptor(AnswerReader::new(Arc::clone(&regions)))
                 // The limiter is asked before the attempt and told after it; one attempt, so that ours don't multiply.
                 .retry_config(RetryConfig::adaptive().with_max_attempts(1))
                 // Else all clients of a region share one limiter, and cleanup would slow uploads down.
@@ -207,6 +219,7 @@ impl Clients {
             checksums_supported: checksums != Checksums::WhenRequired,
             endpoint: shown_endpoint(shared, endpoint.as_deref()).into(),
             over_tls: endpoint.is_none_or(|url| url.starts_with("https://")),
+            require_etag: settings.require_etag,
             misconfigured,
         }
     }

@@ -17,7 +17,9 @@ use futures_util::future::join_all;
 use super::{
     Done, Stop,
     attempt::Attempt,
+    error::NOT_FOUND,
     guard::Caller,
+    metadata,
     service::{EXISTS, StorageService, Stored, escaped, query_string, unsigned},
     upload::UploadService,
 };
@@ -96,9 +98,19 @@ impl CopyService<'_> {
         let name = OperationName::HeadObject;
         let there = self.0.to_bucket(&source.bucket);
         let head = there.guarded(name, |attempt| async move {
-            service
-                .head(&attempt, &source.bucket, &source.key, version_id)
-                .await
+            let (bucket, key) = (&source.bucket, &source.key);
+            match service.head(&attempt, bucket, key, version_id).await {
+                // A HEAD does not say what is missing, and a copy says it as every other operation does.
+                Err(missing) if missing.code == NOT_FOUND => {
+                    let version_id = version_id.map(str::to_owned);
+                    let look = service.first_byte(&attempt, bucket, key, version_id);
+                    Err(look.await.err().unwrap_or(Failure {
+                        class: FailureClass::Conflict,
+                        ..missing
+                    }))
+                }
+                end => end,
+            }
         });
         let head = self.0.counted(name, &source.bucket, head).await?;
         let key: Vec<_> = source.key.split('/').map(escaped).collect();
@@ -168,7 +180,7 @@ impl CopyService<'_> {
         let create = create
             .bucket(&copy.bucket)
             .key(&copy.key)
-            .set_metadata(head.metadata.clone())
+            .set_metadata(Some(metadata::kept(head.metadata.as_ref())))
             .metadata(header::JOB, self.0.job.as_str())
             .set_content_type(head.content_type.clone())
             .set_cache_control(head.cache_control.clone())
@@ -180,7 +192,9 @@ impl CopyService<'_> {
             let create = create.clone();
             async move {
                 let created = attempt.request(name, create.send()).await?;
-                created.upload_id.ok_or_else(|| unreadable("an upload id"))
+                created
+                    .upload_id
+                    .ok_or_else(|| attempt.heard().unproven("upload id"))
             }
         });
         self.0.counted(name, &copy.bucket, work).await
@@ -251,7 +265,7 @@ impl CopyService<'_> {
                 let part = attempt.request(name, request.send()).await;
                 let result = part.map_err(of_source)?.copy_part_result;
                 let etag = result.and_then(|result| result.e_tag);
-                let etag = etag.ok_or_else(|| unreadable("the part's ETag"))?;
+                let etag = etag.ok_or_else(|| attempt.heard().unproven("ETag of the part"))?;
                 let part = CompletedPart::builder().part_number(number).e_tag(etag);
                 Ok(part.build())
             }
@@ -336,15 +350,6 @@ fn of_source(failure: Failure) -> Failure {
         class: FailureClass::JobLocal,
         code: "source_changed".to_owned(),
         message: "the source was replaced while it was copied".to_owned(),
-        ..failure
-    }
-}
-
-fn unreadable(what: &str) -> Failure {
-    let message = format!("the answer lacks {what}");
-    let failure = Failure::ours(FailureClass::Unavailable, "response_unreadable", message);
-    Failure {
-        called: true,
         ..failure
     }
 }

@@ -94,10 +94,10 @@ async fn a_source_that_changes_or_is_missing_fails_for_good() {
     assert_eq!(failure.class, FailureClass::JobLocal);
     assert_eq!(stage.requests(), 2);
 
-    let stage = Stage::new([Answer::status(404)]);
+    let stage = Stage::new([Answer::status(404), Answer::error(404, "NoSuchKey")]);
     let failure = stage.failure(copy(None)).await;
     assert_eq!(failure.class, FailureClass::Permanent);
-    assert_eq!(stage.requests(), 1);
+    assert_eq!((failure.code.as_str(), stage.requests()), ("NoSuchKey", 2));
     assert_eq!(stage.operations("copy_object", "error"), 1);
 }
 

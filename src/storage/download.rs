@@ -17,8 +17,9 @@ use super::{
     Done, Stop,
     attempt::Attempt,
     destination::{EarlierRuns, PartFile},
-    error,
-    service::{StorageService, timestamp, unsigned},
+    error, metadata,
+    service::{StorageService, quoted, timestamp, unsigned},
+    window::{ContentRange, Window},
 };
 use crate::job::{Failure, FailureClass, JobResult, OperationName, operation::GetObject};
 
@@ -95,11 +96,11 @@ impl StorageService<'_> {
         let found = found.unwrap_or_else(|| GetObjectOutput::builder().build());
         Ok(JobResult::Object {
             size,
-            etag: found.e_tag,
+            etag: quoted(found.e_tag),
             version_id: found.version_id,
             content_type: found.content_type,
             last_modified: found.last_modified.map(timestamp),
-            metadata: found.metadata.unwrap_or_default().into_iter().collect(),
+            metadata: metadata::read(found.metadata),
             file: Some(path.to_string_lossy().into_owned()),
         }
         .into())
@@ -157,18 +158,22 @@ impl StorageService<'_> {
             Some(missing) => request.range(&missing.range).if_match(&missing.etag),
             None => request.set_range(get.range.clone()),
         };
-        let answer = match request.send().await.map_err(error::failure) {
+        let sent = attempt.proven(request.send(), error::failure);
+        let answer = match sent.await {
             Ok(answer) => answer,
             Err(failure) if missing.is_some() && is_changed(&failure) => {
                 return Ok(End::Ours(progress.changed().await));
             }
             Err(failure) => return Err(failure),
         };
-        let body = match progress.begin(answer, get.range.is_some(), missing.as_ref()) {
+        let range = missing.as_ref().map(|missing| missing.range.as_str());
+        let window = Window::of(range.or(get.range.as_deref()), &answer);
+        let window = window.map_err(|what| attempt.heard().unproven(&what))?;
+        let body = match progress.begin(answer, get.range.is_some(), missing.as_ref(), window) {
             Some(body) => body,
             None => return Ok(End::Ours(progress.changed().await)),
         };
-        self.receive(attempt, body, progress).await
+        self.receive(attempt, body, progress, window).await
     }
 
     async fn receive(
@@ -176,6 +181,7 @@ impl StorageService<'_> {
         attempt: &Attempt<'_>,
         mut body: aws_sdk_s3::primitives::ByteStream,
         progress: &mut Progress,
+        mut window: Window,
     ) -> Result<End, Failure> {
         let received = self.0.metrics().s3_bytes.with_label_values(&["in"]);
         loop {
@@ -190,8 +196,12 @@ impl StorageService<'_> {
             let Some(chunk) = chunk else { break };
             attempt.answered();
             received.inc_by(chunk.len() as u64);
+            let chunk = window.cut(chunk);
             if let Err(failure) = progress.take(&chunk).await {
                 return Ok(End::Ours(failure));
+            }
+            if window.is_full() {
+                break;
             }
         }
         if let Some(length) = progress.length().filter(|length| progress.got < *length) {
@@ -209,7 +219,6 @@ impl StorageService<'_> {
 
 /// What a second request must ask for.
 struct Missing {
-    at: u64,
     range: String,
     etag: String,
 }
@@ -222,7 +231,6 @@ impl Progress {
         let last = (first.start + first.length?).checked_sub(1)?;
         (at <= last).then_some(())?;
         Some(Missing {
-            at,
             range: format!("bytes={at}-{last}"),
             etag: first.head.e_tag.clone()?,
         })
@@ -232,25 +240,28 @@ impl Progress {
         self.first.as_ref()?.length
     }
 
-    /// Notes what an answer says and gives its body; `None` when it does not fit those before.
+    /// Notes what an answer says and gives its body; `None` when it is of another object than those before.
     fn begin(
         &mut self,
         mut answer: GetObjectOutput,
         ranged: bool,
         missing: Option<&Missing>,
+        window: Window,
     ) -> Option<aws_sdk_s3::primitives::ByteStream> {
         let body = std::mem::take(&mut answer.body);
-        let start = answer.content_range.as_deref().and_then(first_byte);
         if let Some(missing) = missing {
-            return (start == Some(missing.at)).then_some(body);
+            // The condition is ignored where the range is.
+            let is_same = !window.is_cut() || answer.e_tag.as_deref() == Some(&missing.etag);
+            return is_same.then_some(body);
         }
-        // A part came where all of it was asked for.
-        if !ranged && start.is_some() {
-            return None;
-        }
+        let came = answer
+            .content_range
+            .as_deref()
+            .and_then(ContentRange::parse);
+        let announced = answer.content_length.map(|size| unsigned(Some(size)));
         self.first = Some(FirstAnswer {
-            start: start.unwrap_or(0),
-            length: answer.content_length.map(|size| unsigned(Some(size))),
+            start: came.map_or(window.skipped(), |came| came.first),
+            length: window.most(announced),
             checksum: (!ranged).then(|| Checksum::of(&answer)).flatten(),
             head: answer,
         });
@@ -323,17 +334,6 @@ fn is_changed(failure: &Failure) -> bool {
         failure.code.as_str(),
         "PreconditionFailed" | "InvalidRange" | "http_412" | "http_416"
     )
-}
-
-/// `bytes 5-9/10` begins at 5.
-fn first_byte(range: &str) -> Option<u64> {
-    range
-        .strip_prefix("bytes ")?
-        .split_once('-')?
-        .0
-        .trim()
-        .parse()
-        .ok()
 }
 
 /// A checksum of the whole object, as S3 gave it, and that of the bytes so far.

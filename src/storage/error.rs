@@ -1,8 +1,8 @@
 //! Turns an SDK error into a [`Failure`]: the only place that reads the SDK's errors.
 //!
 //! Pure: no counter, no log line, no clock. The order is facts s3.md, section 2: error code first, HTTP
-//! status second, since `RequestTimeout` and `ExpiredToken` are plain 400s. What follows from a class is
-//! decided in `job/failure.rs`.
+//! status second, since `RequestTimeout` and `ExpiredToken` are plain 400s; both are `codes.rs`. What follows from
+//! a class is decided in `job/failure.rs`.
 
 use std::{error::Error, time::Duration};
 
@@ -14,6 +14,10 @@ use aws_sdk_s3::{
     types,
 };
 
+use super::{
+    answer::{Answered, NOT_S3, UNREADABLE, called},
+    codes::class_of,
+};
 use crate::job::{Failure, FailureClass};
 
 /// Classifies a failed call. `called` is false only when the SDK could not even form the request.
@@ -23,15 +27,18 @@ where
 {
     match &error {
         SdkError::ServiceError(answer) => {
-            of_answer(answer.err().code(), answer.err().message(), answer.raw())
+            let (code, message) = (answer.err().code(), answer.err().message());
+            if answer.raw().status().is_success() && code.is_none_or(str::is_empty) {
+                unparsed(answer.err(), answer.raw())
+            } else {
+                of_answer(code, message, answer.raw())
+            }
         }
-        SdkError::ResponseError(answer) => Failure {
-            message: format!(
-                "the answer broke off or is no S3: {}",
-                DisplayErrorContext(&error)
-            ),
-            ..of_answer(Some(UNREADABLE), None, answer.raw())
-        },
+        SdkError::ResponseError(_) => on_the_way(
+            FailureClass::Unavailable,
+            "body_cut",
+            format!("the answer broke off: {}", DisplayErrorContext(&error)),
+        ),
         SdkError::TimeoutError(_) => on_the_way(
             FailureClass::TimedOut,
             "attempt_timeout",
@@ -47,6 +54,32 @@ where
         _ => on_the_way(FailureClass::Unavailable, "unknown", describe(&error)),
     }
 }
+
+/// The same for a HEAD, whose errors have no document: a 404 or 405 that S3 gave is its word. Other refusals say
+/// too little, see [`is_bare_refusal`].
+pub(super) fn of_head<E>(error: SdkError<E, HttpResponse>) -> Failure
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    let raw = error.raw_response().map(Answered::of);
+    let failure = failure(error);
+    match raw.filter(|raw| raw.is_s3).map(|raw| raw.status) {
+        Some(404) => Failure {
+            class: FailureClass::Permanent,
+            code: NOT_FOUND.to_owned(),
+            message: "S3 answered HTTP 404: there is no such object, version or bucket".to_owned(),
+            ..failure
+        },
+        Some(405) => Failure {
+            class: FailureClass::Permanent,
+            ..failure
+        },
+        _ => failure,
+    }
+}
+
+/// What a HEAD's 404 is called.
+pub(super) const NOT_FOUND: &str = "NotFound";
 
 /// Classifies a body that broke off after its head had come.
 pub(super) fn of_body(error: &ByteStreamError) -> Failure {
@@ -69,83 +102,68 @@ pub(super) fn cut_short(got: u64, announced: u64) -> Failure {
 pub(super) fn of_key(error: &types::Error) -> Failure {
     let code = error.code().unwrap_or("unknown");
     let message = error.message().unwrap_or("S3 gave no reason").to_owned();
-    on_the_way(class_of(200, error.code()), code, message)
+    on_the_way(class_of(200, error.code(), error.message()), code, message)
 }
 
-/// Whether an answer says so little that a HEAD must be asked again in another way: an error to a HEAD
-/// carries no body, so an expired token is a bare 400 and a wrong key a bare 403.
+/// Whether an answer says so little that a HEAD must be asked again in another way: an error to a HEAD carries no
+/// body, so an expired token is a bare 400 and a wrong key a bare 403, and anybody sends a 404.
 pub(super) fn is_bare_refusal(failure: &Failure) -> bool {
-    failure.code == bare_code(400) || failure.code == bare_code(403)
+    failure.class == FailureClass::Misrouted && failure.code.starts_with("http_")
 }
-
-/// The one place where a code or a status becomes a class.
-pub(super) fn class_of(status: u16, code: Option<&str>) -> FailureClass {
-    use FailureClass::{
-        Conflict, Credentials, JobLocal, Permanent, Throttled, TimedOut, Unavailable,
-    };
-    match code.unwrap_or_default() {
-        "SlowDown"
-        | "SlowDownRead"
-        | "SlowDownWrite"
-        | "RequestLimitExceeded"
-        | "Throttling"
-        | "ThrottlingException"
-        | "TooManyRequests"
-        | "TooManyRequestsException"
-        | "BandwidthLimitExceeded" => return Throttled,
-        "InternalError"
-        | "ServiceUnavailable"
-        | "XMinioServerNotInitialized"
-        | "IncompleteBody"
-        | UNREADABLE => return Unavailable,
-        "RequestTimeout" | "RequestTimeoutException" => return TimedOut,
-        "ExpiredToken"
-        | "ExpiredTokenException"
-        | "InvalidToken"
-        | "TokenRefreshRequired"
-        | "InvalidAccessKeyId"
-        | "InvalidClientTokenId"
-        | "SignatureDoesNotMatch"
-        | "RequestTimeTooSkewed"
-        | "RequestExpired" => return Credentials,
-        "ConditionalRequestConflict" | "OperationAborted" => return Conflict,
-        "BadDigest" | "InvalidDigest" | "XAmzContentSHA256Mismatch" => return JobLocal,
-        // Known by name, since an error inside a 200 has no status to go by.
-        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "NoSuchKey" | "NoSuchBucket"
-        | "NoSuchVersion" | "NoSuchUpload" | "NotFound" | "MethodNotAllowed" | "NotImplemented"
-        | "InvalidArgument" | "InvalidRequest" | "InvalidRange" | "InvalidObjectState"
-        | "InvalidBucketName" | "KeyTooLongError" | "MalformedXML" | "EntityTooLarge"
-        | "PermanentRedirect" | "PreconditionFailed" => return Permanent,
-        _ => {}
-    }
-    match status {
-        429 | 509 => Throttled,
-        408 => TimedOut,
-        501 => Permanent,
-        500.. => Unavailable,
-        300..=499 => Permanent,
-        // An error inside a 200 without a known code.
-        ..300 => Throttled,
-    }
-}
-
-/// Our code for an answer that can't be read as one of S3's.
-const UNREADABLE: &str = "response_unreadable";
 
 fn of_answer(code: Option<&str>, message: Option<&str>, raw: &HttpResponse) -> Failure {
     let status = raw.status().as_u16();
-    let headers = raw.headers();
-    let said = code.filter(|code| !code.is_empty());
+    // The SDK makes up a code for a 404 without a body.
+    let is_bare = raw.body().bytes().is_none_or(<[u8]>::is_empty);
+    let said = code.filter(|code| !code.is_empty() && !is_bare);
+    let message = message.filter(|text| !text.is_empty());
+    let class = class_of(status, said, message);
+    let answered = Answered::of(raw);
+    let message = match (said, message) {
+        (Some(_), Some(message)) if class == FailureClass::Misrouted => {
+            format!("{message} ({})", answered.sentence())
+        }
+        (Some(_), Some(message)) => message.to_owned(),
+        (Some(_), None) => format!("S3 gave no reason: {}", answered.sentence()),
+        (None, _) if class == FailureClass::Misrouted && answered.is_s3 => {
+            format!("refused without S3's reason: {}", answered.sentence())
+        }
+        (None, _) if class == FailureClass::Misrouted => {
+            format!(
+                "refused by something that is not S3: {}",
+                answered.sentence()
+            )
+        }
+        (None, _) => format!("no reason was given: {}", answered.sentence()),
+    };
     Failure {
-        class: class_of(status, said),
         code: said.map_or_else(|| bare_code(status), str::to_owned),
-        message: message.filter(|text| !text.is_empty()).map_or_else(
-            || format!("S3 answered HTTP {status} and gave no reason"),
-            str::to_owned,
-        ),
-        request_id: headers.get("x-amz-request-id").map(str::to_owned),
+        request_id: raw.headers().get("x-amz-request-id").map(str::to_owned),
         retry_after: hint(raw),
-        called: true,
+        ..on_the_way(class, "", message)
+    }
+}
+
+/// A 2xx that the SDK could not read: S3's trouble with one object, or not S3 at all.
+fn unparsed(error: &(dyn Error + 'static), raw: &HttpResponse) -> Failure {
+    let answered = Answered::of(raw);
+    let body = raw.body().bytes().unwrap_or_default();
+    let is_error = std::str::from_utf8(body).is_ok_and(|body| body.contains("<Error"));
+    let (class, code, why) = if is_error {
+        let why = "an error inside a good answer, without a code".to_owned();
+        (class_of(200, None, None), bare_code(200), why)
+    } else if answered.is_s3 {
+        let why = format!("the answer can't be parsed: {}", describe(error));
+        (FailureClass::Unreadable, UNREADABLE.to_owned(), why)
+    } else {
+        let why = "what answered is not S3".to_owned();
+        (FailureClass::Misrouted, NOT_S3.to_owned(), why)
+    };
+    Failure {
+        code,
+        request_id: raw.headers().get("x-amz-request-id").map(str::to_owned),
+        retry_after: hint(raw),
+        ..on_the_way(class, "", format!("{why} ({})", answered.sentence()))
     }
 }
 
@@ -177,6 +195,8 @@ fn of_dispatch(error: &(dyn Error + 'static), timed_out: bool, network: bool) ->
             "credentials_missing",
             describe(error),
         )
+    } else if let Some(broken) = find::<hyper::Error>(error).filter(|error| error.is_parse()) {
+        of_no_http(&broken.to_string(), describe(error))
     } else if timed_out {
         on_the_way(
             FailureClass::Unavailable,
@@ -193,11 +213,20 @@ fn of_dispatch(error: &(dyn Error + 'static), timed_out: bool, network: bool) ->
     }
 }
 
-fn on_the_way(class: FailureClass, code: &str, message: String) -> Failure {
-    Failure {
-        called: true,
-        ..Failure::ours(class, code, message)
+/// An answer that is no HTTP: a header that no client takes, or another protocol altogether.
+fn of_no_http(broken: &str, message: String) -> Failure {
+    let other_protocol = ["version", "status"]
+        .iter()
+        .any(|part| broken.contains(part));
+    if other_protocol {
+        on_the_way(FailureClass::Misrouted, "not_http", message)
+    } else {
+        on_the_way(FailureClass::Unreadable, UNREADABLE, message)
     }
+}
+
+fn on_the_way(class: FailureClass, code: &str, message: String) -> Failure {
+    called(class, code, message)
 }
 
 /// No request could be made of the job's fields; nothing is learnt about S3.

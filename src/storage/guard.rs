@@ -19,6 +19,7 @@ use tokio::{sync::SemaphorePermit, time::Instant};
 use super::{
     CallContext, LastFailure, Stop, Storage,
     attempt::{Attempt, Withdrawn},
+    codes::SIGNATURE,
     traffic::Traffic,
 };
 use crate::{
@@ -32,6 +33,8 @@ use crate::{
 
 /// How often a failed operation that waits for a slot looks what the slots wait for.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How often one operation follows a bucket to the region that S3 names; two buckets may have moved.
+const MOST_MOVES: u32 = 2;
 
 /// One job's way to S3.
 #[derive(Debug, Clone, Copy)]
@@ -136,6 +139,7 @@ impl<'a> Caller<'a> {
         let name = name.into();
         let mut permit = self.context.take_probe();
         let mut number = 1;
+        let mut follows = MOST_MOVES;
         let mut failed: Option<Failure> = None;
         // What the limiter has made it wait, and its own waits have not made up for.
         let mut debt = Duration::ZERO;
@@ -149,12 +153,20 @@ impl<'a> Caller<'a> {
             }
             permit = self.ask_breaker(permit)?;
             let probe = permit.as_ref().is_some_and(Permit::is_probe);
+            let began = Instant::now();
+            let mut moved = false;
             let end = match slot {
                 Some(slot) => {
                     let patience = self.patience(number, debt).filter(|_| failed.is_some());
                     let attempt = Attempt::new(*self, permit, patience);
                     // Boxed here and at `request`: else each layer doubles the futures of the SDK, to 100 KiB a job.
-                    let end = attempt.end(Box::pin(call(attempt.clone()))).await;
+                    let end = match attempt.end(Box::pin(call(attempt.clone()))).await {
+                        Ok(Err(failure)) if failure.code == SIGNATURE => {
+                            Ok(Err(Box::pin(self.judged(&attempt, failure)).await))
+                        }
+                        end => end,
+                    };
+                    moved = attempt.heard().take_moved();
                     drop(slot);
                     permit = attempt.take_permit();
                     debt += attempt.held();
@@ -164,6 +176,7 @@ impl<'a> Caller<'a> {
             };
             let failure = match end {
                 Ok(Ok(value)) => {
+                    self.storage.signatures.good(self.job, began);
                     give(permit, Verdict::Success);
                     return Ok(value);
                 }
@@ -178,6 +191,11 @@ impl<'a> Caller<'a> {
                     None => continue,
                 },
             };
+            // The bucket is elsewhere, and now we know where: the same attempt goes there.
+            if moved && follows > 0 {
+                follows -= 1;
+                continue;
+            }
             self.note(&failure, name);
             // A verdict was given with the first byte: what came after it is a failure of its own.
             let is_new = permit.is_none();
@@ -270,7 +288,12 @@ impl<'a> Caller<'a> {
 
     /// The wait before the next attempt, or `None` when this one was the last.
     fn wait_after(&self, failure: &Failure, number: u32, probe: bool) -> Option<Duration> {
-        if probe || failure.class.policy().retry == Retry::No {
+        let again = match failure.class.policy().retry {
+            Retry::Yes => true,
+            Retry::Once => number == 1,
+            Retry::No => false,
+        };
+        if probe || !again {
             return None;
         }
         let chance = (self.storage.chance)();

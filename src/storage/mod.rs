@@ -5,31 +5,45 @@
 //! error means is in `error.rs`. It knows nothing of queues and of the ledger; the lease is a question it
 //! is given to ask.
 
+mod answer;
 mod attempt;
 mod batch;
 mod beneath;
 pub mod checks;
 mod cleanup;
 mod client;
+mod codes;
 mod copy;
 mod destination;
 mod door;
 mod download;
+mod echo;
 mod error;
 mod guard;
+mod keys;
 mod last_failure;
 mod listing;
+mod md5;
+mod metadata;
 mod prefix;
+mod proof;
 mod quirks;
+mod reader;
+mod region;
 #[cfg(test)]
 pub(crate) mod script;
 mod service;
+mod signature;
 pub mod source;
 mod tagging;
 mod tally;
 mod traffic;
 mod trust;
 mod upload;
+mod window;
+#[cfg(test)]
+mod wire_tests;
+mod xml;
 
 use std::{
     fmt,
@@ -51,6 +65,7 @@ use guard::Caller;
 pub use last_failure::{LastFailure, LastFailures};
 use quirks::Quirks;
 use service::StorageService;
+use signature::Signatures;
 use source::{SourceRules, Sources};
 use traffic::Traffic;
 pub use upload::{UploadMemory, UploadSettings};
@@ -73,6 +88,7 @@ pub struct Storage {
     /// A fresh random number from 0 to 1, for the jitter of waits.
     chance: fn() -> f64,
     quirks: Quirks,
+    signatures: Signatures,
     /// Where uploads may come from.
     sources: Sources,
     /// Where reads may be written to.
@@ -97,6 +113,7 @@ impl Storage {
             metrics,
             chance,
             quirks: Quirks::new(),
+            signatures: Signatures::default(),
             sources: Sources::new(SourceRules::nothing()),
             destinations: Arc::new(Roots::new("destinations.file_roots", Vec::new())),
             uploads: Uploads::new(uploads),

@@ -29,6 +29,15 @@ fn page(objects: &[(&str, &str)], next: Option<&str>) -> Answer {
     )
 }
 
+fn deleted(deleted: u64, spared: Spared) -> JobResult {
+    JobResult::DeletedPrefix {
+        deleted,
+        spared: spared.total(),
+        spared_why: (spared.total() > 0).then_some(spared),
+        failed: Vec::new(),
+    }
+}
+
 async fn run(stage: &Stage) -> Result<JobResult, Failure> {
     let delete = DeletePrefix {
         bucket: "b".to_owned(),
@@ -56,7 +65,7 @@ async fn pages_are_followed_and_counted_beside_the_job() {
         page(&[("p/d", THEN), ("p/e", THEN)], None),
         Answer::deletes(&["p/d", "p/e"], &[]),
     ]);
-    assert_eq!(run(&stage).await, Ok(JobResult::Deleted { deleted: 4 }));
+    assert_eq!(run(&stage).await, Ok(deleted(4, Spared::default())));
     let seen = stage.seen();
     assert!(seen[0].uri.contains("prefix=p%2F"), "{}", seen[0].uri);
     assert!(seen[0].uri.contains("encoding-type=url"), "{}", seen[0].uri);
@@ -78,14 +87,23 @@ async fn what_was_written_after_the_job_s_second_is_spared() {
         page(&[("p/old", THEN), ("p/new", LATER)], None),
         Answer::status(204),
     ]);
-    assert_eq!(run(&stage).await, Ok(JobResult::Deleted { deleted: 1 }));
+    let newer = Spared {
+        newer: 1,
+        ..Spared::default()
+    };
+    assert_eq!(run(&stage).await, Ok(deleted(1, newer)));
     let seen = stage.seen();
     assert!(seen[1].uri.contains("/p/old"), "{}", seen[1].uri);
     assert_eq!(seen.len(), 2);
 
-    let undated = "<ListBucketResult><Contents><Key>p/a</Key></Contents></ListBucketResult>";
+    let undated = "<ListBucketResult><IsTruncated>false</IsTruncated>\
+        <Contents><Key>p/a</Key></Contents></ListBucketResult>";
     let stage = Stage::new([Answer::body(200, undated)]);
-    assert_eq!(run(&stage).await, Ok(JobResult::Deleted { deleted: 0 }));
+    let no_date = Spared {
+        no_date: 1,
+        ..Spared::default()
+    };
+    assert_eq!(run(&stage).await, Ok(deleted(0, no_date)));
     assert_eq!(stage.requests(), 1);
 }
 
@@ -98,7 +116,9 @@ async fn a_key_that_is_refused_for_good_is_named_and_the_rest_goes_on() {
         Answer::status(204),
     ]);
     match run(&stage).await {
-        Ok(JobResult::DeletedMany { deleted, failed }) => {
+        Ok(JobResult::DeletedPrefix {
+            deleted, failed, ..
+        }) => {
             assert_eq!(deleted, 2);
             assert_eq!((failed.len(), failed[0].key.as_str()), (1, "p/b"));
         }

@@ -29,6 +29,19 @@ pub(super) struct Quirks {
 struct Quirk {
     single_until: Option<Instant>,
     wants_md5: bool,
+    etags: Etags,
+}
+
+/// What a bucket's `ETags` of single puts are.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Etags {
+    /// Not seen yet.
+    #[default]
+    Unknown,
+    /// The MD5 of the bytes, as AWS has it.
+    Md5,
+    /// Something else of the same form.
+    Other,
 }
 
 impl Quirks {
@@ -57,6 +70,19 @@ impl Quirks {
 
     pub(super) fn note_md5(&self, bucket: &str) {
         self.note(bucket, |it| it.wants_md5 = true);
+    }
+
+    /// What was seen of the bucket's `ETags`.
+    pub(super) fn etags(&self, bucket: &str) -> Etags {
+        self.lock()
+            .get(bucket)
+            .map_or(Etags::Unknown, |it| it.etags)
+    }
+
+    pub(super) fn note_etags(&self, bucket: &str, etags: Etags) {
+        if self.etags(bucket) != etags {
+            self.note(bucket, |it| it.etags = etags);
+        }
     }
 
     fn note(&self, bucket: &str, change: impl Fn(&mut Quirk)) {

@@ -182,8 +182,15 @@ impl HttpConnector for Connector {
     }
 }
 
+/// What the script says, and what S3 says in all answers, or in all good ones.
 fn response(status: u16, headers: &[(&'static str, String)], body: SdkBody) -> HttpResponse {
+    let is_empty = body.bytes().is_some_and(<[u8]>::is_empty);
     let mut response = HttpResponse::new(status.try_into().unwrap(), body);
+    response.headers_mut().insert("x-amz-request-id", "REQ1");
+    if status == 200 && is_empty {
+        response.headers_mut().insert("etag", "\"script\"");
+        response.headers_mut().insert("content-length", "0");
+    }
     for (name, value) in headers {
         response.headers_mut().insert(*name, value.clone());
     }
@@ -222,6 +229,7 @@ pub(super) fn settings() -> StorageSettings {
         checksums: Checksums::Auto,
         credentials: None,
         copy_whole_up_to: 100,
+        require_etag: true,
     }
 }
 
@@ -237,7 +245,7 @@ pub(super) fn uploads() -> UploadSettings {
 }
 
 /// Files of tests, and nothing else.
-fn temporary_files() -> Sources {
+pub(super) fn temporary_files() -> Sources {
     Sources::new(SourceRules {
         file_roots: Roots::new("sources.file_roots", vec![std::env::temp_dir()]),
         ..SourceRules::nothing()

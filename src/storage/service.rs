@@ -10,21 +10,19 @@ use aws_sdk_s3::{
     config,
     operation::{get_object::GetObjectOutput, head_object::HeadObjectOutput},
     primitives::{ByteStream, DateTime},
-    types::EncodingType,
 };
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 
-use super::{Done, ReplyBody, Stop, attempt::Attempt, error, guard::Caller, listing::decoded};
+use super::{
+    Done, ReplyBody, Stop, attempt::Attempt, error, guard::Caller, metadata, window::Window,
+};
 use crate::job::{
     Failure, FailureClass, JobResult, OperationName, Timestamp,
     message::header,
-    operation::{GetObject, HeadObject, ListObjects, PutObject},
-    result::ListedObject,
+    operation::{GetObject, HeadObject, PutObject},
 };
 
-/// Keys and common prefixes in one page; S3 gives no more.
-const PAGE: u32 = 1000;
 /// Calls that move less keep the time-out as it is set: the second a mebibyte would add less than a tenth.
 const SIZE_COUNTS_FROM: u64 = 100 * 1024;
 
@@ -38,7 +36,7 @@ macro_rules! with_options {
             .set_cache_control(options.cache_control.clone())
             .set_storage_class(storage_class.map(aws_sdk_s3::types::StorageClass::from));
         for (name, value) in &options.metadata {
-            request = request.metadata(name, value);
+            request = request.metadata(name, $crate::storage::metadata::written(value));
         }
         if !options.tags.is_empty() {
             request = request.tagging($crate::storage::service::query_string(&options.tags));
@@ -70,20 +68,17 @@ impl StorageService<'_> {
     /// One guarded PUT of checked bytes, in the name of an operation that counts it.
     pub(super) async fn put(&self, name: OperationName, put: &PutObject) -> Result<Stored, Stop> {
         let size = put.body.len() as u64;
-        let placed = Placed {
-            bucket: &put.bucket,
-            key: &put.key,
-            size: Some(size),
-        };
         let work = self.0.guarded(name, |attempt| async move {
-            match attempt.request(name, self.put_request(put)).await {
-                Ok(stored) => Ok((stored.e_tag, stored.version_id)),
+            let end = attempt.request(name, self.put_request(put, None)).await;
+            let (etag, version_id) = match end {
+                Ok(stored) => (stored.e_tag, stored.version_id),
                 Err(failure) if put.options.if_none_match && failure.code == EXISTS => {
-                    let head = self.own_object(&attempt, placed, failure).await?;
-                    Ok((head.e_tag, head.version_id))
+                    Box::pin(self.put_before(&attempt, name, put, failure)).await?
                 }
-                Err(failure) => Err(failure),
-            }
+                Err(failure) => return Err(failure),
+            };
+            self.check_md5(&attempt, put, etag.as_deref()).await?;
+            Ok((etag, version_id))
         });
         let (etag, version_id) = work.await?;
         self.0
@@ -96,6 +91,29 @@ impl StorageService<'_> {
             version_id,
             size,
         })
+    }
+
+    /// The object of this job that was there already. One that is damaged is put anew, over that one alone.
+    async fn put_before(
+        &self,
+        attempt: &Attempt<'_>,
+        name: OperationName,
+        put: &PutObject,
+        exists: Failure,
+    ) -> Result<(Option<String>, Option<String>), Failure> {
+        let placed = Placed {
+            bucket: &put.bucket,
+            key: &put.key,
+            size: Some(put.body.len() as u64),
+        };
+        let head = self.own_object(attempt, placed, exists).await?;
+        let etag = head.e_tag.as_deref();
+        if self.check_md5(attempt, put, etag).await.is_ok() {
+            return Ok((head.e_tag, head.version_id));
+        }
+        let again = self.put_request(put, head.e_tag);
+        let stored = attempt.request(name, again).await?;
+        Ok((stored.e_tag, stored.version_id))
     }
 
     /// Reads an object's size, `ETag` and metadata; no body. Fails `permanent` for a missing key.
@@ -113,11 +131,11 @@ impl StorageService<'_> {
         let found = self.0.counted(name, &head.bucket, work).await?;
         Ok(JobResult::Object {
             size: unsigned(found.content_length),
-            etag: found.e_tag,
+            etag: quoted(found.e_tag),
             version_id: found.version_id,
             content_type: found.content_type,
             last_modified: found.last_modified.map(timestamp),
-            metadata: found.metadata.unwrap_or_default().into_iter().collect(),
+            metadata: metadata::read(found.metadata),
             file: None,
         }
         .into())
@@ -135,11 +153,11 @@ impl StorageService<'_> {
         let content_type = found.content_type;
         let result = JobResult::Object {
             size: bytes.len() as u64,
-            etag: found.e_tag,
+            etag: quoted(found.e_tag),
             version_id: found.version_id,
             content_type: content_type.clone(),
             last_modified: found.last_modified.map(timestamp),
-            metadata: found.metadata.unwrap_or_default().into_iter().collect(),
+            metadata: metadata::read(found.metadata),
             file: None,
         };
         Ok(Done {
@@ -151,24 +169,22 @@ impl StorageService<'_> {
         })
     }
 
-    /// Names at most `max_keys` keys and common prefixes, in key order, page after page. Each page is a
-    /// guarded operation; all of them count once. A list whose JSON is too large for the reply that
-    /// somebody waits for fails `permanent`.
-    pub(super) async fn list_objects(&self, list: &ListObjects) -> Result<Done, Stop> {
-        self.0
-            .counted(OperationName::ListObjects, &list.bucket, self.list(list))
-            .await
-    }
-
-    fn put_request(&self, put: &PutObject) -> impl Future<Output = PutAnswer> + Send + use<> {
+    /// `over`: the `ETag` of the job's own object, which alone may be replaced by a put with `if_none_match`.
+    fn put_request(
+        &self,
+        put: &PutObject,
+        over: Option<String>,
+    ) -> impl Future<Output = PutAnswer> + Send + use<> {
         let options = &put.options;
         let request = self.0.client.put_object();
         let request = request.bucket(&put.bucket).key(&put.key);
         let request = request.body(ByteStream::from(put.body.clone()));
         let mut request = with_options!(request, options);
         if options.if_none_match {
+            let condition = over.is_none().then(|| "*".to_owned());
             request = request
-                .if_none_match("*")
+                .set_if_none_match(condition)
+                .set_if_match(over)
                 .metadata(header::JOB, self.0.job.as_str());
         }
         let mut request = request.customize();
@@ -190,7 +206,7 @@ impl StorageService<'_> {
         let found = match self.head(attempt, placed.bucket, placed.key, None).await {
             Ok(found) => found,
             // Deleted in between: the put may be made again.
-            Err(look) if look.code == "NotFound" => {
+            Err(look) if matches!(look.code.as_str(), error::NOT_FOUND | "NoSuchKey") => {
                 let message = "the object was there and is gone again".to_owned();
                 return Err(Failure {
                     class: FailureClass::Conflict,
@@ -222,7 +238,7 @@ impl StorageService<'_> {
             && size.is_none_or(|size| unsigned(found.content_length) == size)
     }
 
-    /// A HEAD, and a GET of one byte when its refusal says too little to be judged.
+    /// A HEAD, and a GET of one byte when its refusal says too little to be judged: nobody's word but S3's counts.
     pub(super) async fn head(
         &self,
         attempt: &Attempt<'_>,
@@ -233,20 +249,13 @@ impl StorageService<'_> {
         let version_id = version_id.map(str::to_owned);
         let head = self.0.client.head_object().bucket(bucket).key(key);
         let head = head.set_version_id(version_id.clone()).send();
-        let failure = match attempt.request(OperationName::HeadObject, head).await {
+        let head = attempt.proven(head, error::of_head);
+        let failure = match attempt.call(OperationName::HeadObject, head).await {
             Ok(found) => return Ok(found),
             Err(failure) if error::is_bare_refusal(&failure) => failure,
             Err(failure) => return Err(failure),
         };
-        let get = self
-            .0
-            .client
-            .get_object()
-            .bucket(bucket)
-            .key(key)
-            .range("bytes=0-0");
-        let get = get.set_version_id(version_id).send();
-        match attempt.request(OperationName::GetObject, get).await {
+        match self.first_byte(attempt, bucket, key, version_id).await {
             Err(look) if look.code != "InvalidRange" => Err(look),
             // An object is there, or an empty one, and may be read: the HEAD was wrong by now.
             Ok(_) | Err(_) => {
@@ -260,6 +269,19 @@ impl StorageService<'_> {
         }
     }
 
+    /// A GET of one byte, for the code that a HEAD does not have.
+    pub(super) async fn first_byte(
+        &self,
+        attempt: &Attempt<'_>,
+        bucket: &str,
+        key: &str,
+        version_id: Option<String>,
+    ) -> Result<GetObjectOutput, Failure> {
+        let get = self.0.client.get_object().bucket(bucket).key(key);
+        let get = get.range("bytes=0-0").set_version_id(version_id);
+        attempt.request(OperationName::GetObject, get.send()).await
+    }
+
     async fn get(
         &self,
         attempt: &Attempt<'_>,
@@ -269,15 +291,19 @@ impl StorageService<'_> {
         let request = request
             .set_range(get.range.clone())
             .set_version_id(get.version_id.clone());
-        let mut found = request.send().await.map_err(error::failure)?;
+        let mut found = attempt.proven(request.send(), error::failure).await?;
         let most = self.0.context.max_reply_bytes;
         let announced = found.content_length.map(|size| unsigned(Some(size)));
-        if let Some(size) = announced.filter(|size| *size > most) {
+        let mut window = Window::of(get.range.as_deref(), &found)
+            .map_err(|what| attempt.heard().unproven(&what))?;
+        if let Some(size) = window.most(announced).filter(|size| *size > most) {
             return Err(too_large(&format!("the object has {size} bytes"), most));
         }
         let mut body = std::mem::take(&mut found.body);
-        let mut bytes =
-            BytesMut::with_capacity(usize::try_from(announced.unwrap_or(0)).unwrap_or(0));
+        let mut bytes = BytesMut::with_capacity(
+            usize::try_from(window.most(announced).unwrap_or(0)).unwrap_or(0),
+        );
+        let mut came = 0;
         while let Some(chunk) = self.next_chunk(&mut body).await? {
             attempt.answered();
             self.0
@@ -285,14 +311,18 @@ impl StorageService<'_> {
                 .s3_bytes
                 .with_label_values(&["in"])
                 .inc_by(chunk.len() as u64);
+            came += chunk.len() as u64;
+            let chunk = window.cut(chunk);
             if bytes.len() as u64 + chunk.len() as u64 > most {
                 return Err(too_large("the object goes on", most));
             }
             bytes.extend_from_slice(&chunk);
+            if window.is_full() {
+                return Ok((found, bytes.freeze()));
+            }
         }
-        let got = bytes.len() as u64;
         match announced {
-            Some(announced) if got < announced => Err(error::cut_short(got, announced)),
+            Some(announced) if came < announced => Err(error::cut_short(came, announced)),
             _ => Ok((found, bytes.freeze())),
         }
     }
@@ -305,55 +335,6 @@ impl StorageService<'_> {
             Ok(Err(broken)) => Err(error::of_body(&broken)),
             Err(_elapsed) => Err(error::stalled(limit)),
         }
-    }
-
-    async fn list(&self, list: &ListObjects) -> Result<Done, Stop> {
-        let mut keys: Vec<ListedObject> = Vec::new();
-        let mut common_prefixes: Vec<String> = Vec::new();
-        let mut token: Option<String> = None;
-        let truncated = loop {
-            let count = u32::try_from(keys.len() + common_prefixes.len()).unwrap_or(u32::MAX);
-            let page_size = list.max_keys.saturating_sub(count).min(PAGE);
-            let name = OperationName::ListObjects;
-            let page = self.0.client.list_objects_v2().bucket(&list.bucket);
-            let page = page
-                .set_prefix(list.prefix.clone())
-                .encoding_type(EncodingType::Url)
-                .set_delimiter(list.delimiter.clone())
-                .set_start_after(list.start_after.clone().filter(|_| token.is_none()))
-                .set_continuation_token(token)
-                .max_keys(i32::try_from(page_size).unwrap_or(i32::MAX));
-            let page = self.0.guarded(name, |attempt| {
-                let page = page.clone();
-                async move { attempt.request(name, page.send()).await }
-            });
-            let page = decoded(page.await?);
-            keys.extend(page.contents.unwrap_or_default().into_iter().map(listed));
-            let prefixes = page.common_prefixes.unwrap_or_default().into_iter();
-            common_prefixes.extend(prefixes.filter_map(|prefix| prefix.prefix));
-            token = page.next_continuation_token;
-            let more = page.is_truncated.unwrap_or(false);
-            if !more
-                || token.is_none()
-                || keys.len() + common_prefixes.len() >= list.max_keys as usize
-            {
-                break more;
-            }
-        };
-        let result = JobResult::Listed {
-            keys,
-            common_prefixes,
-            truncated,
-        };
-        let most = self.0.context.max_reply_bytes;
-        if self.0.answers {
-            let size = serde_json::to_vec(&result).map_or(0, |json| json.len() as u64);
-            if size > most {
-                let what = format!("the list has {size} bytes");
-                return Err(Stop::Failed(too_large(&what, most)));
-            }
-        }
-        Ok(result.into())
     }
 }
 
@@ -373,7 +354,7 @@ impl From<Stored> for JobResult {
             size,
         } = stored;
         Self::Stored {
-            etag,
+            etag: quoted(etag),
             version_id,
             size,
         }
@@ -425,7 +406,7 @@ pub(super) fn check_digest(got: [u8; 32], wanted: [u8; 32]) -> Result<(), Failur
 }
 
 /// The service answered, and what it has does not fit.
-fn too_large(what: &str, most: u64) -> Failure {
+pub(super) fn too_large(what: &str, most: u64) -> Failure {
     let message = format!("{what}, and a reply holds at most {most}");
     let failure = Failure::ours(FailureClass::Permanent, "too_large_for_reply", message);
     Failure {
@@ -434,13 +415,16 @@ fn too_large(what: &str, most: u64) -> Failure {
     }
 }
 
-fn listed(object: aws_sdk_s3::types::Object) -> ListedObject {
-    ListedObject {
-        key: object.key.unwrap_or_default(),
-        size: unsigned(object.size),
-        etag: object.e_tag,
-        last_modified: object.last_modified.map(timestamp),
-    }
+/// An `ETag` in the one form that all results have, whatever the store writes: with its quotes.
+pub(super) fn quoted(etag: Option<String>) -> Option<String> {
+    etag.map(|etag| {
+        let is_quoted = etag.ends_with('"') && (etag.starts_with('"') || etag.starts_with("W/\""));
+        if is_quoted {
+            etag
+        } else {
+            format!("\"{etag}\"")
+        }
+    })
 }
 
 /// Tags as S3 wants them: a URL query.

@@ -40,6 +40,7 @@ pub fn storage_settings(settings: &Settings) -> StorageSettings {
             config::Checksums::WhenSupported => Checksums::WhenSupported,
             config::Checksums::WhenRequired => Checksums::WhenRequired,
         },
+        require_etag: s3.require_etag,
         credentials: None,
         copy_whole_up_to: COPY_WHOLE_UP_TO,
     }

@@ -46,7 +46,7 @@ fn row(stage: &Stage, name: OperationName) -> (Value, &'static [&'static str]) {
         OperationName::ListObjects => (json!({}), &["common_prefixes", "keys", "truncated"]),
         OperationName::DeleteObject => (json!({"key": "gone/1"}), &["deleted"]),
         OperationName::DeleteObjects => (json!({"keys": ["gone/2"]}), &["deleted", "failed"]),
-        OperationName::DeletePrefix => (json!({"prefix": "gone/"}), &["deleted"]),
+        OperationName::DeletePrefix => (json!({"prefix": "gone/"}), &["deleted", "spared"]),
     }
 }
 

@@ -87,6 +87,11 @@ fn cure(bucket: &str, right: Right, why: &Failure) -> String {
         FailureClass::Unavailable | FailureClass::TimedOut | FailureClass::Throttled => {
             "see that the store is up and that s3.endpoint and s3.region lead to it".to_owned()
         }
+        FailureClass::Misrouted | FailureClass::Unreadable => {
+            "see that s3.endpoint leads to the store itself, not to a proxy, a login or a console, and that s3.region, \
+             quota and account are in order"
+                .to_owned()
+        }
         _ => {
             let (action, resource) = match right {
                 Right::Reach | Right::List => ("s3:ListBucket", format!("arn:aws:s3:::{bucket}")),

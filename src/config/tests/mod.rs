@@ -18,7 +18,7 @@ const CONTRACT: [(&str, &str); 18] = [
     ),
     (
         "s3",
-        "endpoint region force_path_style attempt_timeout connect_timeout checksums",
+        "endpoint region force_path_style attempt_timeout connect_timeout checksums require_etag",
     ),
     ("ledger", "url retention migrate commit_wait lease"),
     ("lanes.upload", "concurrency prefetch buckets operations"),

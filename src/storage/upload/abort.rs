@@ -3,7 +3,7 @@
 //!
 //! Only uploads that are on record are touched: what else is under way in a bucket is somebody's.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, atomic::AtomicU32};
 
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use tokio::time::Instant;
@@ -12,7 +12,13 @@ use super::{UploadService, transfer::GONE};
 use crate::{
     job::{BegunUpload, CallName, Failure, FailureClass, Lane, UploadNote},
     metrics::OperationResult,
-    storage::{Stop, Storage, door::Door, error},
+    storage::{
+        Stop, Storage,
+        answer::{Heard, called},
+        door::Door,
+        error,
+        proof::Proof,
+    },
 };
 
 impl UploadService<'_> {
@@ -80,9 +86,12 @@ impl Storage {
         let client = self.clients.of(Lane::Cleanup);
         let abort = client.abort_multipart_upload();
         let abort = abort.bucket(bucket).key(key).upload_id(upload_id);
-        let aborted = self
-            .swept(bucket, CallName::AbortMultipartUpload, calls, abort.send())
-            .await;
+        let name = CallName::AbortMultipartUpload;
+        let mut aborted = self.swept(bucket, name, calls, abort.clone().send()).await;
+        // It may have told us where the bucket is.
+        if matches!(&aborted, Err(failure) if failure.class == FailureClass::Misrouted) {
+            aborted = self.swept(bucket, name, calls, abort.send()).await;
+        }
         match aborted {
             // A bucket that is gone took its uploads along.
             Err(failure) if failure.code == "NoSuchBucket" => return Ok(()),
@@ -91,13 +100,12 @@ impl Storage {
         }
         let list = client.list_parts().max_parts(1);
         let list = list.bucket(bucket).key(key).upload_id(upload_id);
-        match self
-            .swept(bucket, CallName::ListParts, calls, list.send())
-            .await
-        {
-            Ok(left) if !left.parts().is_empty() => Err(super::transfer::unreadable(
-                "end: parts arrived after the abort",
-            )),
+        let name = CallName::ListParts;
+        match self.swept(bucket, name, calls, list.send()).await {
+            Ok(left) if !left.parts().is_empty() => {
+                let message = "parts arrived after the abort".to_owned();
+                Err(called(FailureClass::Unavailable, "parts_left", message))
+            }
             // Gone, or S3 does not let us look.
             Ok(_) => Ok(()),
             Err(failure) if failure.class == FailureClass::Permanent => Ok(()),
@@ -113,11 +121,14 @@ impl Storage {
         send: impl Future<Output = Result<T, aws_sdk_s3::error::SdkError<E>>>,
     ) -> Result<T, Failure>
     where
+        T: Proof,
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
         let began = Instant::now();
-        let end = Door::counting(calls, Box::pin(send)).await;
+        let heard = Arc::new(Heard::default());
+        let end = Door::counting(calls, heard.listen(Box::pin(send))).await;
         let end = end.map_err(error::failure);
+        let end = end.and_then(|answer| heard.prove(answer, true));
         let (class, result) = match &end {
             Ok(_) => (None, OperationResult::Success),
             Err(failure) => (Some(failure.class), OperationResult::Error),

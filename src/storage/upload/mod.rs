@@ -35,7 +35,7 @@ use super::{
     source::Source,
 };
 use crate::job::{
-    BegunUpload, FailureClass, JobResult, OperationName,
+    BegunUpload, FailureClass, JobResult, Lane, OperationName,
     failure::Then,
     operation::{PutObject, UploadFileobj},
 };
@@ -88,7 +88,7 @@ impl UploadService<'_> {
         let work = async {
             let end = self.upload(upload).await;
             if let Err(Stop::Failed(failure)) = &end
-                && failure.class.policy().exhausted == Then::Bury
+                && failure.class.policy().exhausted.in_lane(Lane::Upload) == Then::Bury
             {
                 self.give_up().await?;
             }

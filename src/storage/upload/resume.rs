@@ -13,6 +13,7 @@ use crate::{
     },
     storage::{
         Stop,
+        answer::{UNREADABLE, called},
         service::{StorageService, Stored, unsigned},
     },
 };
@@ -122,9 +123,18 @@ impl UploadService<'_> {
                     found.insert(number, Sent { etag, size, crc32 });
                 }
             }
-            let next = page.next_part_number_marker;
-            if !page.is_truncated.unwrap_or(false) || next.is_none() || next == after {
+            if page.is_truncated != Some(true) {
                 return Ok(found);
+            }
+            let next = page.next_part_number_marker;
+            let number = |marker: &Option<String>| marker.as_deref()?.parse::<u64>().ok();
+            if number(&next) <= number(&after) {
+                let message = "the list of parts says that it goes on, and does not move on";
+                return Err(Stop::Failed(called(
+                    FailureClass::Unreadable,
+                    UNREADABLE,
+                    message.to_owned(),
+                )));
             }
             after = next;
         }

@@ -41,7 +41,9 @@ impl UploadService<'_> {
         let name = CallName::CreateMultipartUpload;
         let work = self.0.guarded(name, |attempt| async move {
             let created = attempt.request(name, self.create_request(upload)).await?;
-            created.upload_id.ok_or_else(|| unreadable("upload id"))
+            created
+                .upload_id
+                .ok_or_else(|| attempt.heard().unproven("upload id"))
         });
         let upload_id = self.0.counted(name, &upload.bucket, work).await?;
         let begun = plan.begun((&upload.bucket, &upload.key), upload_id, source);
@@ -120,7 +122,11 @@ impl UploadService<'_> {
             (None, Some(parts)) => Ok((parts, sent)),
             (Some(stop), _) => Err(stop),
             // Reading ends in one of the two.
-            (None, None) => Err(Stop::Failed(unreadable("end of the source"))),
+            (None, None) => {
+                let message = "the source has no end".to_owned();
+                let failure = Failure::ours(FailureClass::Unavailable, "interrupted", message);
+                Err(Stop::Failed(failure))
+            }
         }
     }
 
@@ -136,7 +142,7 @@ impl UploadService<'_> {
             let request = self.part_request(begun, number, bytes.clone(), crc32);
             async move {
                 let answer = attempt.request(name, request).await?;
-                answer.e_tag.ok_or_else(|| unreadable("ETag"))
+                answer.e_tag.ok_or_else(|| attempt.heard().unproven("ETag"))
             }
         });
         let end = self.0.counted(name, &begun.bucket, work).await;
@@ -235,15 +241,6 @@ impl UploadService<'_> {
             }
             _ => Ok(()),
         }
-    }
-}
-
-/// A good answer without what it must have.
-pub(super) fn unreadable(what: &str) -> Failure {
-    let message = format!("the answer has no {what}");
-    Failure {
-        called: true,
-        ..Failure::ours(FailureClass::Unavailable, "response_unreadable", message)
     }
 }
 

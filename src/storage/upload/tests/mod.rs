@@ -89,7 +89,7 @@ fn aborted() -> Answer {
 }
 
 fn listed(parts: &[(u32, u64)], next: Option<u32>) -> Answer {
-    let mut xml = "<ListPartsResult>".to_owned();
+    let mut xml = "<ListPartsResult><IsTruncated>false</IsTruncated>".to_owned();
     for (number, size) in parts {
         xml += &format!(
             "<Part><PartNumber>{number}</PartNumber><ETag>\"old-{number}\"</ETag><Size>{size}</Size></Part>"
