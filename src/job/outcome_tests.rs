@@ -202,7 +202,7 @@ fn names_are_those_of_the_contract() {
         "poison",
     ];
     assert_eq!(names(DeadReason::ALL, DeadReason::as_str), dead);
-    let requeued = ["circuit_open", "drain", "ledger_down"];
+    let requeued = ["circuit_open", "drain", "ledger_down", "panic"];
     assert_eq!(names(RequeueReason::ALL, RequeueReason::as_str), requeued);
     let parked = [
         "throttled",

@@ -1,5 +1,6 @@
 //! A real worker process dies at every step between delivery and ack, in every lane and on the way to
-//! every ending; the next worker finishes its jobs, and nothing is lost or done twice.
+//! every ending; the next worker finishes its jobs, and nothing is lost or done twice. At the same steps a task
+//! panics: then the worker itself goes on and finishes them, or ends with 70 if it can't.
 //!
 //! The steps are the `crash_point!`s of the source. The table below says on the way to which endings each
 //! is met; a test fails when it and the source differ, so a step can't be added without being crashed at.
@@ -21,6 +22,7 @@ use tokio::sync::Semaphore;
 use self::Ending::{BadJob, Buried, Completed, Parked, Requeued};
 use crate::{
     architecture::sources,
+    process::WorkerProcess,
     stage::{self, Stage, eventually},
 };
 
@@ -104,6 +106,23 @@ async fn a_crash_over_bad_jobs_leaves_every_letter() {
     crash_everywhere(BadJob).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_on_the_way_to_completion_loses_nothing_and_the_worker_goes_on() {
+    panic_everywhere(Completed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_on_the_way_to_a_retry_queue_or_the_dead_letters_loses_nothing() {
+    panic_everywhere(Parked).await;
+    panic_everywhere(Buried).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_over_bad_jobs_or_in_a_drain_loses_nothing() {
+    panic_everywhere(BadJob).await;
+    panic_everywhere(Requeued).await;
+}
+
 #[test]
 fn every_crash_point_of_the_source_is_in_the_table_and_no_other() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -137,6 +156,25 @@ async fn crash_everywhere(ending: Ending) {
     let cases = points.iter().flat_map(|&(point, hits, _)| {
         Lane::ALL.map(|lane| async move {
             Case::new(lane, ending, point).await.run(hits).await;
+        })
+    });
+    join_all(cases).await;
+}
+
+/// What the writer of the ledger, or a lane itself, does there is more than one job's: the process ends.
+const ENDS_THE_PROCESS: [&str; 3] = ["claims.written", "endings.written", "burials.written"];
+
+/// The same with a panic instead.
+async fn panic_everywhere(ending: Ending) {
+    let points: Vec<_> = points()
+        .filter(|(_, _, endings)| endings.contains(&ending))
+        .collect();
+    let cases = points.iter().flat_map(|&(point, hits, _)| {
+        Lane::ALL.map(|lane| async move {
+            Case::new(lane, ending, point)
+                .await
+                .run_panicking(hits)
+                .await;
         })
     });
     join_all(cases).await;
@@ -200,10 +238,52 @@ impl Case {
         self.check(&before).await;
     }
 
-    /// Runs a worker until the point kills it.
-    async fn die(&mut self, hits: u32) {
-        let crash_at = format!("{}:{hits}", self.point);
-        let mut worker = self.stage.armed_process(self.lane, &crash_at);
+    async fn run_panicking(mut self, hits: u32) {
+        let turn = STARTING.acquire().await.unwrap();
+        if let Some(fault) = self.fault() {
+            let rule = Rule::new(fault).class(self.class());
+            self.stage.s3.faults().add(rule);
+        }
+        self.stage.rabbit.declare_plain_queue(&self.replies).await;
+        let panic_at = format!("{}:{hits}", self.point);
+        let mut worker = self.stage.panicking_process(self.lane, &panic_at);
+        self.publish(&worker).await;
+        let says = format!("crash point {}", self.point);
+        eventually(&format!("{}: the panic", self.name()), async || {
+            tokio::time::sleep(LOOK_EVERY).await;
+            worker.log().contains(&says).then_some(())
+        })
+        .await;
+        drop(turn);
+        if self.ending != Buried {
+            self.stage.s3.faults().clear();
+        }
+        let ends = ENDS_THE_PROCESS.contains(&self.point);
+        if ends || self.ending == Requeued {
+            let code = if ends && self.ending != Requeued {
+                70
+            } else {
+                0
+            };
+            let ended = worker.wait().await;
+            assert!(
+                ended == Some(code) || ended == Some(70),
+                "{}: {ended:?}",
+                self.name()
+            );
+            let next = self.survivor().await;
+            self.until_done().await;
+            next.drain(stage::PATIENCE).await;
+        } else {
+            self.until_done().await;
+            assert!(worker.is_running(), "{}", self.name());
+            worker.terminate();
+            assert_eq!(worker.wait().await, Some(0), "{}", self.name());
+        }
+        self.check(&BTreeMap::new()).await;
+    }
+
+    async fn publish(&mut self, worker: &WorkerProcess) {
         let messages = (0..JOBS).map(|n| self.message(n)).collect();
         self.stage.publish_all(self.lane, messages).await;
         if self.ending == Requeued {
@@ -214,6 +294,13 @@ impl Case {
             .await;
             worker.terminate();
         }
+    }
+
+    /// Runs a worker until the point kills it.
+    async fn die(&mut self, hits: u32) {
+        let crash_at = format!("{}:{hits}", self.point);
+        let mut worker = self.stage.armed_process(self.lane, &crash_at);
+        self.publish(&worker).await;
         let signal = worker.wait_for_signal().await;
         // SIGABRT, and by this point: a worker that ended otherwise met no crash.
         assert_eq!(signal, Some(6), "{}\n{}", self.name(), worker.log());
@@ -259,7 +346,7 @@ impl Case {
             eventually(&format!("{name}: all jobs end"), async || {
                 // Forty cases wait like this at a time: a look every 20 ms would take all of a core.
                 tokio::time::sleep(LOOK_EVERY).await;
-                if self.ending == Parked && lane == Lane::Cleanup {
+                if lane == Lane::Cleanup {
                     self.end_minute().await;
                 }
                 let rows = self.stage.rows().await;

@@ -28,6 +28,7 @@ mod crash;
 mod dead;
 mod deploy;
 mod fleet;
+mod half_broken;
 mod http;
 mod http_edges;
 mod image;

@@ -32,18 +32,18 @@ impl WorkerProcess {
         Self::spawn(command, log)
     }
 
-    /// Starts one on one lane that dies at a crash point.
+    /// Starts one on one lane in which that variable arms a crash point.
     #[cfg(feature = "failpoints")]
     pub(crate) fn start_armed(
         settings: &[(String, String)],
         keys: (&str, &str),
         log: PathBuf,
         lane: &str,
-        crash_at: &str,
+        (variable, point): (&str, &str),
     ) -> Self {
         let mut command = command(settings, keys);
         command.args(["--lanes", lane]);
-        command.env("BRIGADE_TEST_CRASH_AT", crash_at);
+        command.env(variable, point);
         Self::spawn(command, log)
     }
 
@@ -82,6 +82,11 @@ impl WorkerProcess {
     #[cfg(feature = "failpoints")]
     pub(crate) async fn wait_for_signal(&mut self) -> Option<i32> {
         std::os::unix::process::ExitStatusExt::signal(&self.ended().await)
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     async fn ended(&mut self) -> ExitStatus {

@@ -163,8 +163,19 @@ impl Stage {
     /// A real worker process on one lane that dies at a crash point, given as `NAME:HITS`.
     #[cfg(feature = "failpoints")]
     pub(crate) fn armed_process(&self, lane: Lane, crash_at: &str) -> WorkerProcess {
+        self.armed(lane, ("BRIGADE_TEST_CRASH_AT", crash_at))
+    }
+
+    /// One in which a task panics there.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn panicking_process(&self, lane: Lane, panic_at: &str) -> WorkerProcess {
+        self.armed(lane, ("BRIGADE_TEST_PANIC_AT", panic_at))
+    }
+
+    #[cfg(feature = "failpoints")]
+    fn armed(&self, lane: Lane, point: (&str, &str)) -> WorkerProcess {
         let log = self.directory.path().join("armed.log");
-        WorkerProcess::start_armed(&self.pairs(), self.s3.keys(), log, lane.as_str(), crash_at)
+        WorkerProcess::start_armed(&self.pairs(), self.s3.keys(), log, lane.as_str(), point)
     }
 
     /// Publishes a message by that lane's key.
