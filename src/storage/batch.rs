@@ -367,6 +367,14 @@ impl Batch {
         keys.any(|key| matches!(key.end, Some(Ok(()))))
     }
 
+    /// Ends every job that is not answered yet.
+    pub(super) fn end_all(&self, stop: &Stop) {
+        let mut inner = self.lock();
+        for index in 0..inner.jobs.len() {
+            inner.answer(index, Err(stop.clone()));
+        }
+    }
+
     /// Sends every job that is not answered yet on its own way.
     pub(super) fn release(&self) {
         for waiting in &mut self.lock().jobs {

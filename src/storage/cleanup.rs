@@ -77,9 +77,12 @@ impl CleanupService<'_> {
     /// Deletes for several jobs; each is answered as soon as its own keys have their ends.
     pub(super) async fn delete_for_all(&self, bucket: &str, jobs: Vec<DeleteJob>) {
         let batch = Batch::of_jobs(jobs);
-        if let Err(stop) = self.send(bucket, &batch, Counted::Calls).await {
+        match self.send(bucket, &batch, Counted::Calls).await {
+            Ok(()) => {}
+            // By itself each job would call a store that made the batch wait.
+            Err(stop @ Stop::Draining) => batch.end_all(&stop),
             // A batch has neither breaker nor lease: each job by itself will hear the same.
-            tracing::debug!(?stop, "a batch of deletes was stopped");
+            Err(stop) => tracing::debug!(?stop, "a batch of deletes was stopped"),
         }
         batch.release();
     }

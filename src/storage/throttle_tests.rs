@@ -338,6 +338,32 @@ async fn the_jobs_of_a_batch_are_asked_for_when_the_limiter_lets_the_call_throug
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_batch_that_waits_when_a_drain_begins_ends_all_its_jobs_without_a_call() {
+    let stage = Stage::new([Answer::status(500)]);
+    let batch = CallContext {
+        breaker: None,
+        ..stage.context()
+    };
+    let context = stage.context();
+    let (first, first_answer) = stage
+        .storage
+        .for_batch(&job(op::delete()), &context, 1000)
+        .unwrap();
+    let (second, second_answer) = stage
+        .storage
+        .for_batch(&job(op::delete_many(&["a", "b"])), &context, 1000)
+        .unwrap();
+    let mut run = Box::pin(stage.storage.delete_batch("b", vec![first, second], &batch));
+    settle(&mut run).await;
+    batch.draining.cancel();
+    run.await;
+    for answer in [first_answer, second_answer] {
+        assert_eq!(answer.await.unwrap().unwrap_err(), Stop::Draining);
+    }
+    assert_eq!(stage.requests(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn credentials_that_never_come_are_no_call_and_no_silence_of_s3() {
     let stage = unkeyed_stage();
     let failure = stage.failure(put()).await;
