@@ -15,7 +15,7 @@ use crate::{
 /// How much of the jobs is done when the fault comes, in percent.
 pub(crate) const FAULT_AT: usize = 25;
 /// From the mending until the last job: parked jobs wait for 10 s, then for 60 s.
-const PATIENCE: Duration = Duration::from_secs(240);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 /// How long the lesser faults last.
 const SHORT: Duration = Duration::from_secs(15);
 
@@ -72,7 +72,7 @@ async fn s3_outage(mut scene: Scene, outage: Duration) -> Shown {
     let while_open = WhileOpen {
         calls: scene.puts() - calls,
         probes: scene.probes().await - probes,
-        cpu: (worker.cpu() - cpu).as_secs_f64() / open.elapsed().as_secs_f64(),
+        cpu: Some((worker.cpu() - cpu).as_secs_f64() / open.elapsed().as_secs_f64()),
     };
     fault.remove();
     assert!(

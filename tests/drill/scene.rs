@@ -23,6 +23,9 @@ const WINDOW: usize = 10;
 /// This share of the throughput before the fault is full throughput again.
 const FULL: f64 = 0.8;
 
+/// A call that was sent before the circuit opened arrives within this.
+const ON_THEIR_WAY: Duration = Duration::from_millis(250);
+
 /// A drill under way.
 pub(crate) struct Scene {
     pub(crate) stage: Stage,
@@ -46,6 +49,10 @@ pub(crate) struct Shown {
     /// Puts of the same bytes to the same key, before the job's end was in the ledger.
     pub(crate) repeated: usize,
     pub(crate) deliveries_per_job: f64,
+    /// Subscriptions to the lane's queue after the first.
+    pub(crate) resubscriptions: u64,
+    /// The largest `x-delivery-count` of a delivery.
+    pub(crate) delivery_count: u64,
     pub(crate) while_open: Option<WhileOpen>,
     pub(crate) full_after: Option<Duration>,
 }
@@ -55,8 +62,8 @@ pub(crate) struct Shown {
 pub(crate) struct WhileOpen {
     pub(crate) calls: u64,
     pub(crate) probes: u64,
-    /// Share of a core.
-    pub(crate) cpu: f64,
+    /// Share of a core, where it was measured.
+    pub(crate) cpu: Option<f64>,
 }
 
 impl Scene {
@@ -215,8 +222,35 @@ impl Scene {
         crate::stage::metric(&String::from_utf8_lossy(&page), name) as u64
     }
 
+    /// Calls and probes while the upload circuit was open or half-open, by the times in the worker's log and in the
+    /// S3 server's journal. Calls that were on their way when it opened are none of them.
+    pub(crate) fn while_open(&self, worker: &WorkerProcess) -> WhileOpen {
+        let changes: Vec<(Timestamp, String)> = worker.log().lines().filter_map(change).collect();
+        let mut open = WhileOpen {
+            calls: 0,
+            probes: changes.iter().filter(|it| it.1 == "half_open").count() as u64,
+            cpu: None,
+        };
+        let entries = self.stage.s3.journal().entries();
+        let mut opened = None;
+        for (at, state) in changes {
+            match (state.as_str(), opened) {
+                ("open", None) => opened = Some(at),
+                ("closed", Some(since)) => {
+                    let since = since.plus(ON_THEIR_WAY);
+                    let during = |it: &&Entry| (since..at).contains(&self.at(it));
+                    open.calls += entries.iter().filter(during).count() as u64;
+                    opened = None;
+                }
+                _ => {}
+            }
+        }
+        open
+    }
+
     /// Ends the workers, and accounts for every job.
     pub(crate) async fn account(self, workers: Vec<WorkerProcess>) -> Shown {
+        let subscriptions: u64 = self.wires().map(|it| it.subscriptions(".upload")).sum();
         for mut worker in workers {
             worker.terminate();
             worker.wait().await;
@@ -230,6 +264,12 @@ impl Scene {
             dead: totals.dead,
             twice,
             repeated,
+            resubscriptions: subscriptions.saturating_sub(1),
+            delivery_count: self
+                .wires()
+                .map(Wire::most_delivery_count)
+                .max()
+                .unwrap_or(0),
             deliveries_per_job: self.wires().map(Wire::deliveries).sum::<u64>() as f64
                 / self.jobs as f64,
             ..Shown::default()
@@ -276,4 +316,14 @@ fn rate(window: &[(Instant, u64)]) -> f64 {
     let (first, last) = (window[0], window[window.len() - 1]);
     let jobs = last.1.saturating_sub(first.1) as f64;
     jobs / last.0.duration_since(first.0).as_secs_f64().max(0.001)
+}
+
+/// A change of the upload circuit in a line of a worker's log: when, and the new state.
+fn change(line: &str) -> Option<(Timestamp, String)> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    if line["message"] != "the circuit changed" || line["circuit"] != "upload" {
+        return None;
+    }
+    let at = Timestamp::parse_rfc3339(line["timestamp"].as_str()?)?;
+    Some((at, line["to"].as_str()?.to_owned()))
 }
