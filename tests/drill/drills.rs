@@ -72,6 +72,7 @@ async fn s3_outage(mut scene: Scene, outage: Duration) -> Shown {
     let while_open = WhileOpen {
         calls: scene.puts() - calls,
         probes: scene.probes().await - probes,
+        closings: 0,
         cpu: Some((worker.cpu() - cpu).as_secs_f64() / open.elapsed().as_secs_f64()),
     };
     fault.remove();

@@ -132,8 +132,12 @@ fn breaches(name: &str, shown: &Shown) -> Vec<String> {
         );
         let (subscribed, count) = (shown.resubscriptions, shown.delivery_count);
         bound(
-            !half_broken || subscribed <= probes + 2,
-            format!("{subscribed} re-subscriptions for {probes} probes"),
+            // One for each probe, one for each closing, and one for a hiccup.
+            !half_broken || subscribed <= probes + open.closings + 1,
+            format!(
+                "{subscribed} re-subscriptions for {probes} probes and {} closings",
+                open.closings
+            ),
         );
         bound(
             !half_broken || count <= 3,

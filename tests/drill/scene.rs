@@ -62,6 +62,8 @@ pub(crate) struct Shown {
 pub(crate) struct WhileOpen {
     pub(crate) calls: u64,
     pub(crate) probes: u64,
+    /// How often it closed again.
+    pub(crate) closings: u64,
     /// Share of a core, where it was measured.
     pub(crate) cpu: Option<f64>,
 }
@@ -229,6 +231,7 @@ impl Scene {
         let mut open = WhileOpen {
             calls: 0,
             probes: changes.iter().filter(|it| it.1 == "half_open").count() as u64,
+            closings: changes.iter().filter(|it| it.1 == "closed").count() as u64,
             cpu: None,
         };
         let entries = self.stage.s3.journal().entries();

@@ -24,20 +24,22 @@ pub(crate) const NAMES: [&str; 3] = ["s3-hang", "s3-throttle", "s3-flap"];
 /// Full throughput comes back within this, from the circuit's closing on.
 pub(crate) const BOUND: Duration = Duration::from_secs(10);
 
+/// The times are what takes long here, not the jobs.
+const MOST_JOBS: usize = 6_000;
 const HANGS: Duration = Duration::from_secs(30);
 const THROTTLES: Duration = Duration::from_secs(60);
 const FLAPS: Duration = Duration::from_secs(120);
 /// How long it is well, and then ill.
 const TURN: Duration = Duration::from_secs(3);
 /// How long a call of the throttling store takes.
-const CALL: Duration = Duration::from_millis(250);
+const CALL: Duration = Duration::from_millis(400);
 /// S3 calls of the lane at a time.
 const SLOTS: f64 = 64.0;
 /// This share of the jobs is enough for all the time in which a flapping store is well.
 const LASTS: f64 = 0.6;
 
 pub(crate) async fn run(name: &str, jobs: usize) -> Shown {
-    let scene = Scene::set(Rabbit::shared(), jobs).await;
+    let scene = Scene::set(Rabbit::shared(), jobs.min(MOST_JOBS)).await;
     match name {
         "s3-hang" => hang(scene).await,
         "s3-throttle" => throttle(scene).await,
