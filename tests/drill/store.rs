@@ -31,9 +31,10 @@ const THROTTLES: Duration = Duration::from_secs(60);
 const FLAPS: Duration = Duration::from_secs(120);
 /// How long it is well, and then ill.
 const TURN: Duration = Duration::from_secs(3);
-/// How long a call of the throttling store takes.
-const CALL: Duration = Duration::from_millis(400);
-/// S3 calls of the lane at a time.
+/// How long a call of the throttling store takes, and how many the lane makes at a time.
+const CALL: Duration = Duration::from_millis(150);
+const THROTTLED_SLOTS: usize = 16;
+/// S3 calls of the lane at a time, by default.
 const SLOTS: f64 = 64.0;
 /// This share of the jobs is enough for all the time in which a flapping store is well.
 const LASTS: f64 = 0.6;
@@ -72,6 +73,9 @@ async fn hang(mut scene: Scene) -> Shown {
 async fn throttle(mut scene: Scene) -> Shown {
     let delay = Rule::new(Fault::Delay(CALL));
     scene.stage.s3.faults().add(delay);
+    scene.stage = scene
+        .stage
+        .set("lanes.upload.concurrency", &THROTTLED_SLOTS.to_string());
     let worker = scene.stage.process();
     scene.until_share(FAULT_AT).await;
     let before = scene.mean_rate();
