@@ -23,6 +23,7 @@
 
 #[macro_use]
 mod crash;
+mod nearest;
 
 pub mod terminal;
 

@@ -160,7 +160,7 @@ fn message_of(
     // Without a known operation any lane will do: the decoder says what is wrong.
     let lane = operation.map_or(crate::job::Lane::Upload, OperationName::lane);
     let rules = worker::message_rules(settings);
-    match wire::decode(&message, lane, &rules, Timestamp::now()) {
+    match wire::decode_strictly(&message, lane, &rules, Timestamp::now()) {
         // Files and URLs are the worker's: its settings decide, and they need not be these.
         Err(bad) if bad.reason != DeadReason::ForbiddenSource => Err(bad.message),
         _ => Ok((Target::Jobs(lane), message)),

@@ -268,6 +268,7 @@ async fn show(shared: &Shared, ledger: &dyn Ledger, id: &str) -> Outcome {
         "started_at",
         "finished_at",
         "worker",
+        "ignored",
     ];
     for name in names {
         rows.add_value(name, &value[name]);

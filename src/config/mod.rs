@@ -7,7 +7,6 @@
 
 mod environment;
 mod error;
-mod nearest;
 mod raw;
 mod reader;
 mod relations;

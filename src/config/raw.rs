@@ -15,9 +15,9 @@ use figment::{
 use super::{
     environment::{self, variable_of},
     error::Problems,
-    nearest::nearest,
     sources::Sources,
 };
+use crate::nearest::nearest;
 
 /// The program's own defaults: every key there is.
 pub(super) const DEFAULTS: &str = include_str!("../../config/default.toml");

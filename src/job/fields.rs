@@ -1,31 +1,116 @@
 //! Reads typed fields out of a JSON object, with sentences for whoever wrote the message.
 //!
-//! Unknown fields are ignored at every depth, `null` means absent, a known field of the wrong type is
+//! Unknown fields are ignored at every depth, and named; `null` means absent, a known field of the wrong type is
 //! an error that names field, rule and value. Knows JSON shapes, not operations.
 
-use std::collections::BTreeMap;
+use std::{cell::RefCell, collections::BTreeMap};
 
 use serde_json::{Map, Value};
+
+use crate::nearest::nearest;
 
 /// Longest value shown in an error, in characters.
 const SHOWN: usize = 60;
 
-/// A JSON object whose known fields are taken out one by one.
+/// How many unknown fields of a message are named.
+const MOST_NAMED: usize = 16;
+/// The longest name that is told, in characters.
+const LONGEST_NAME: usize = 100;
+
+/// The names of a message's fields, as dotted paths.
+#[derive(Default)]
+pub(super) struct Names {
+    /// Those that nobody asked for, at most [`MOST_NAMED`].
+    unknown: RefCell<Vec<String>>,
+    /// Those that were asked for; kept only for a hint.
+    known: Option<RefCell<Vec<String>>>,
+}
+
+impl Names {
+    /// Names of which an unknown one is an error that says what was meant.
+    pub(super) fn checked() -> Self {
+        Self {
+            known: Some(RefCell::default()),
+            ..Self::default()
+        }
+    }
+
+    /// Whether an unknown one is an error.
+    pub(super) const fn are_checked(&self) -> bool {
+        self.known.is_some()
+    }
+
+    /// The unknown ones, in their order. Complete once all [`Fields`] are dropped.
+    pub(super) fn unknown(&self) -> Vec<String> {
+        let mut unknown = self.unknown.take();
+        unknown.sort_unstable();
+        unknown
+    }
+
+    /// Which of the known ones is most likely meant by an unknown one.
+    pub(super) fn meant_by(&self, unknown: &str) -> Option<String> {
+        let known = self.known.as_ref()?.borrow();
+        nearest(unknown, known.iter().map(String::as_str)).map(str::to_owned)
+    }
+
+    fn asked(&self, path: &str, name: &str) {
+        if let Some(known) = &self.known {
+            known.borrow_mut().push(format!("{path}{name}"));
+        }
+    }
+
+    fn left(&self, path: &str, name: &str) {
+        let mut unknown = self.unknown.borrow_mut();
+        if unknown.len() < MOST_NAMED {
+            unknown.push(told(&format!("{path}{name}")));
+        }
+    }
+}
+
+/// A name from a message, as it may be shown anywhere: short, and without control characters.
+fn told(name: &str) -> String {
+    let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    let mut told: String = name.chars().take(LONGEST_NAME).map(shown).collect();
+    if name.chars().nth(LONGEST_NAME).is_some() {
+        told.push('…');
+    }
+    told
+}
+
+/// A JSON object whose known fields are taken out one by one. What is left when it is dropped, `null` apart, is
+/// unknown.
 pub(super) struct Fields<'a> {
-    map: &'a mut Map<String, Value>,
+    map: Map<String, Value>,
     /// Where the object stands, for errors: `body.` or nothing.
-    path: &'a str,
+    path: String,
+    names: &'a Names,
+}
+
+impl Drop for Fields<'_> {
+    fn drop(&mut self) {
+        for (name, value) in &self.map {
+            if !value.is_null() {
+                self.names.left(&self.path, name);
+            }
+        }
+    }
 }
 
 type Read<T> = Result<T, String>;
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(map: &'a mut Map<String, Value>, path: &'a str) -> Self {
-        Self { map, path }
+    /// Of a whole message.
+    pub(super) fn new(map: Map<String, Value>, names: &'a Names) -> Self {
+        Self {
+            map,
+            path: String::new(),
+            names,
+        }
     }
 
     /// Takes the field's value; `null` is absent.
     pub(super) fn take(&mut self, name: &str) -> Option<Value> {
+        self.names.asked(&self.path, name);
         self.map.remove(name).filter(|value| !value.is_null())
     }
 
@@ -124,11 +209,15 @@ impl<'a> Fields<'a> {
         Ok(metadata)
     }
 
-    /// An optional object.
-    pub(super) fn object(&mut self, name: &str) -> Read<Option<Map<String, Value>>> {
+    /// An optional object with fields of its own.
+    pub(super) fn object(&mut self, name: &str) -> Read<Option<Self>> {
         match self.take(name) {
             None => Ok(None),
-            Some(Value::Object(map)) => Ok(Some(map)),
+            Some(Value::Object(map)) => Ok(Some(Self {
+                map,
+                path: format!("{}{name}.", self.path),
+                names: self.names,
+            })),
             Some(other) => Err(self.wrong(name, "must be an object", &other)),
         }
     }
@@ -181,7 +270,14 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn missing(&self, name: &str) -> String {
-        format!("field {}{name} is missing", self.path)
+        let path = &self.path;
+        match nearest(name, self.map.keys().map(String::as_str)) {
+            Some(given) => format!(
+                "field {path}{name} is missing, but there is {path}{}",
+                told(given)
+            ),
+            None => format!("field {path}{name} is missing"),
+        }
     }
 
     pub(super) fn wrong(&self, name: &str, rule: &str, value: &Value) -> String {
@@ -197,7 +293,7 @@ impl<'a> Fields<'a> {
 
     fn check_key(&self, name: &str, key: &str) -> Read<()> {
         if key.is_empty() || key.len() > 1024 {
-            let (path, len) = (self.path, key.len());
+            let (path, len) = (&self.path, key.len());
             return Err(format!(
                 "field {path}{name} must be 1 to 1,024 bytes, but has {len}"
             ));

@@ -56,7 +56,7 @@ fn put_object(fields: &mut Fields<'_>, form: Form, message: &Message) -> Result<
             return Err("field body must be absent when header brigade-job is used".to_owned());
         }
         (Form::Json, None) => return Err(fields.missing("body")),
-        (Form::Json, Some(mut body)) => inline_body(&mut Fields::new(&mut body, "body."))?,
+        (Form::Json, Some(mut body)) => inline_body(&mut body)?,
     };
     let mut options = put_options(fields)?;
     if form == Form::Binary && message.content_type.is_some() {
@@ -91,10 +91,9 @@ fn inline_body(body: &mut Fields<'_>) -> Result<Bytes, String> {
 
 fn copy_object(fields: &mut Fields<'_>) -> Result<CopyObject, String> {
     let (bucket, key) = (fields.bucket()?, fields.key()?);
-    let mut source = fields
+    let mut inner = fields
         .object("source")?
         .ok_or_else(|| fields.missing("source"))?;
-    let mut inner = Fields::new(&mut source, "source.");
     let source = CopySource {
         bucket: inner.bucket()?,
         key: inner.key()?,
@@ -136,10 +135,9 @@ fn upload_fileobj(fields: &mut Fields<'_>) -> Result<UploadFileobj, String> {
 
 /// Only the form: whether the place is allowed is asked last.
 fn source(fields: &mut Fields<'_>) -> Result<SourceRef, String> {
-    let mut source = fields
+    let mut inner = fields
         .object("source")?
         .ok_or_else(|| fields.missing("source"))?;
-    let mut inner = Fields::new(&mut source, "source.");
     match (inner.text("file")?, inner.text("url")?) {
         (Some(file), None) => Ok(SourceRef::File(file_path(&inner, file)?)),
         (None, Some(url)) => match SourceUrl::parse(&url) {
@@ -250,10 +248,9 @@ fn is_one_range(range: &str) -> bool {
 
 /// Only the form: whether the place is allowed is asked last.
 fn destination(fields: &mut Fields<'_>) -> Result<Destination, String> {
-    let Some(mut destination) = fields.object("destination")? else {
+    let Some(mut inner) = fields.object("destination")? else {
         return Ok(Destination::Reply);
     };
-    let mut inner = Fields::new(&mut destination, "destination.");
     match (inner.object("reply")?, inner.text("file")?) {
         (Some(_), None) => Ok(Destination::Reply),
         (None, Some(file)) => Ok(Destination::File(file_path(&inner, file)?)),

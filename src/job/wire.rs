@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::{
     Carried, HeaderValue, Job, JobId, Lane, Message, Operation, OperationName, RequestDigest,
     Timestamp,
-    fields::{Fields, holds_nul, kind, shown, whole},
+    fields::{Fields, Names, holds_nul, kind, shown, whole},
     message::header,
     operation::{Destination, SourceRef},
     outcome::DeadReason,
@@ -63,8 +63,29 @@ pub struct Known {
 
 /// Reads a delivery's message that came by `lane`'s queue at `now`.
 pub fn decode(message: &Message, lane: Lane, rules: &Rules, now: Timestamp) -> Result<Job, BadJob> {
+    decode_with(&Names::default(), message, lane, rules, now)
+}
+
+/// The same for our own tools, which know every field there is: an unknown one is malformed, and the sentence names
+/// the field that was meant.
+pub fn decode_strictly(
+    message: &Message,
+    lane: Lane,
+    rules: &Rules,
+    now: Timestamp,
+) -> Result<Job, BadJob> {
+    decode_with(&Names::checked(), message, lane, rules, now)
+}
+
+fn decode_with(
+    names: &Names,
+    message: &Message,
+    lane: Lane,
+    rules: &Rules,
+    now: Timestamp,
+) -> Result<Job, BadJob> {
     let mut known = Known::default();
-    match read(message, lane, rules, now, &mut known) {
+    match read(names, message, lane, rules, now, &mut known) {
         Ok(job) => Ok(job),
         Err((reason, message)) => Err(BadJob {
             reason,
@@ -110,6 +131,7 @@ fn malformed(message: impl Into<String>) -> (DeadReason, String) {
 }
 
 fn read(
+    names: &Names,
     message: &Message,
     lane: Lane,
     rules: &Rules,
@@ -130,14 +152,19 @@ fn read(
     }
 
     let form = Form::of(message)?;
-    let mut map = form.json(message)?;
+    let map = form.json(message)?;
     known.read(&map);
 
-    let mut fields = Fields::new(&mut map, "");
+    let mut fields = Fields::new(map, names);
     check_version(&mut fields)?;
     let name = operation_name(&mut fields, form)?;
     known.operation = Some(name);
     let operation = requests::read(name, &mut fields, form, message).map_err(malformed)?;
+    drop(fields);
+    let ignored = names.unknown();
+    if names.are_checked() && !ignored.is_empty() {
+        return Err(malformed(not_known(names, &ignored)));
+    }
     let operation = operation.ok_or_else(|| {
         let name = name.as_str();
         let message = format!("operation {name} is not supported by this version yet");
@@ -157,12 +184,20 @@ fn read(
         id,
         digest: RequestDigest::of(&operation),
         operation,
-        ignored: Vec::new(),
+        ignored,
         reply_to: message.reply_to.clone().filter(|queue| !queue.is_empty()),
         correlation_id: message.correlation_id.clone(),
         published_at: believable(message.timestamp, now),
         carried: carried(message),
     })
+}
+
+fn not_known(names: &Names, unknown: &[String]) -> String {
+    let each = unknown.iter().map(|name| match names.meant_by(name) {
+        Some(meant) => format!("field {name} is not known; did you mean {meant}?"),
+        None => format!("field {name} is not known"),
+    });
+    each.collect::<Vec<_>>().join(", ")
 }
 
 /// How the message carries the object's bytes, if it does.

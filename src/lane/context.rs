@@ -6,7 +6,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BatchLimits, Foreground, LaneStatus, RecentFailures, Totals,
+    BatchLimits, Foreground, LaneStatus, RecentFailures, Totals, UnknownFields,
     cleanup::{Gatherer, Gathering},
     pace::ForegroundJob,
     panics::Panics,
@@ -37,6 +37,8 @@ pub struct LaneParts {
     pub running: Arc<Running>,
     /// Shared by all lanes: suspects run one at a time.
     pub suspects: Arc<Suspects>,
+    /// Shared by all lanes: a field's name is told of once.
+    pub unknown_fields: Arc<UnknownFields>,
     /// Counts this lane's jobs as foreground; `None` for cleanup.
     pub foreground: Option<Arc<Foreground>>,
     /// Shared by all lanes, for the status page.
@@ -124,6 +126,7 @@ pub struct LaneContext {
     pub(super) status: Arc<LaneStatus>,
     pub(super) running: Arc<Running>,
     pub(super) suspects: Arc<Suspects>,
+    pub(super) unknown_fields: Arc<UnknownFields>,
     pub(super) failures: Arc<RecentFailures>,
     totals: Arc<Totals>,
     pub(super) limits: LaneLimits,
@@ -162,6 +165,7 @@ impl LaneContext {
             status: parts.status,
             running: parts.running,
             suspects: parts.suspects,
+            unknown_fields: parts.unknown_fields,
             foreground: parts.foreground,
             failures: parts.failures,
             totals: parts.totals,

@@ -41,6 +41,7 @@ pub(super) async fn execute(lane: Arc<LaneContext>, delivery: Delivery, probe: O
     match wire::decode(&message, lane.lane, &lane.limits.rules, now) {
         Ok(job) => {
             crash_point!("job.decoded");
+            log_ignored(&lane, &job);
             let seen = Seen {
                 delivered: acker.since(),
                 now,
@@ -228,6 +229,14 @@ fn claim_request(lane: Lane, job: &Job, now: Timestamp) -> ClaimRequest {
 /// The lease ran out, most likely because the ledger or this process stood still for longer than it.
 fn log_lost(lane: &LaneContext, job: &Job) {
     tracing::warn!(job = %job.id, lane = %lane.lane, operation = job.operation.name().as_str(), bucket = job.operation.bucket(), "another worker has the job: this run is void");
+}
+
+/// Producers may be newer than workers, or have made a typing error.
+fn log_ignored(lane: &LaneContext, job: &Job) {
+    let new = job.ignored.iter();
+    for field in new.filter(|name| lane.unknown_fields.is_new(name)) {
+        tracing::warn!(job = %job.id, lane = %lane.lane, operation = job.operation.name().as_str(), bucket = job.operation.bucket(), field, "a field that this version does not know is ignored");
+    }
 }
 
 /// An operator replays another letter of the id, or this version reads more of the message than an older one did.

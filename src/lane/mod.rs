@@ -23,6 +23,7 @@ mod settlement;
 mod status;
 #[cfg(test)]
 mod tests;
+mod unknown_fields;
 mod watchdog;
 
 use std::{sync::Arc, time::Duration};
@@ -40,6 +41,7 @@ use pace::admit;
 pub use pace::{Foreground, Pace};
 pub use running::Running;
 pub use status::{LaneState, LaneStatus, PausedBy, RecentFailure, RecentFailures, Totals};
+pub use unknown_fields::UnknownFields;
 
 use watchdog::Watchdog;
 

@@ -107,7 +107,7 @@ async fn answer(lane: &LaneContext, job: &Job, attached: &[Attached], resolution
         return;
     };
     let body = resolution.body.as_ref();
-    let address = |report: &mut Report, asked: &Job, repeated: bool| {
+    let address = |report: &mut Report, lane: &LaneContext, asked: &Job, repeated: bool| {
         report.repeated = repeated;
         report.differs = standing.differs_from(asked);
         report.ignored.clone_from(&asked.ignored);
@@ -115,12 +115,13 @@ async fn answer(lane: &LaneContext, job: &Job, attached: &[Attached], resolution
             note_difference(lane, asked);
         }
     };
-    address(report, job, matches!(standing, Standing::Repeated(_)));
+    address(report, lane, job, matches!(standing, Standing::Repeated(_)));
     reply(lane, job, report, body).await;
     publish_event(lane, report, resolution.outcome).await;
-    for Attached { job: other, .. } in attached {
-        address(report, other, standing.is_an_end());
-        reply(lane, other, report, body).await;
+    for other in attached {
+        let Attached { lane, job, .. } = other;
+        address(report, lane, job, standing.is_an_end());
+        reply(lane, job, report, body).await;
     }
 }
 

@@ -34,7 +34,7 @@ use crate::{
     job::{Lane, Timestamp},
     lane::{
         Foreground, LaneParts, LaneRunner, LaneStatus, Pace, RecentFailures, Running, Suspects,
-        Totals,
+        Totals, UnknownFields,
     },
     ledger::{
         self, Ledger, Owner,
@@ -339,6 +339,7 @@ impl Life {
         let view = &self.view;
         let running: Arc<Running> = Arc::default();
         let suspects: Arc<Suspects> = Arc::default();
+        let unknown_fields: Arc<UnknownFields> = Arc::default();
         let foreground: Arc<Foreground> = Arc::default();
         let (mut lanes, mut names) = (JoinSet::new(), HashMap::new());
         for LaneView { lane, status, .. } in &view.lanes {
@@ -357,6 +358,7 @@ impl Life {
                 status: Arc::clone(status),
                 running: Arc::clone(&running),
                 suspects: Arc::clone(&suspects),
+                unknown_fields: Arc::clone(&unknown_fields),
                 foreground: (!yields).then(|| Arc::clone(&foreground)),
                 failures: Arc::clone(&view.failures),
                 totals: Arc::clone(&view.totals),

@@ -9,12 +9,13 @@ use std::{
 /// Modules of ours that a module may name; `None`: any.
 fn allowed(module: &str) -> Option<&'static [&'static str]> {
     Some(match module {
-        "job" => &["job"],
+        "job" => &["job", "nearest"],
+        "nearest" => &["nearest"],
         "terminal" => &["terminal"],
         "crash" => &["crash", "terminal"],
         "resilience" => &["resilience"],
         "metrics" => &["metrics", "job", "resilience"],
-        "config" => &["config", "job"],
+        "config" => &["config", "job", "nearest"],
         "storage" => &["storage", "job", "resilience", "metrics"],
         "broker" => &["broker", "job", "resilience", "metrics"],
         "ledger" => &["ledger", "job", "resilience", "metrics"],

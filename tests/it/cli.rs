@@ -145,6 +145,8 @@ async fn a_batch_publishes_good_lines_reports_bad_ones_and_repeats_its_ids() {
         r#"{"version": 1, "operation": "put_object", "bucket": "b"}"#,
         r#"{"id": "mine", "version": 1, "operation": "delete_object", "bucket": "b", "key": "z"}"#,
         "nonsense",
+        r#"{"version": 1, "operation": "put_object", "bucket": "b", "key": "a", "body": {"txet": "x"}}"#,
+        r#"{"version": 1, "operation": "delete_object", "bucket": "b", "key": "z", "versionId": "v"}"#,
     ];
     let file = stage.file("jobs.jsonl", lines.join("\n").as_bytes());
     for _ in 0..2 {
@@ -157,7 +159,12 @@ async fn a_batch_publishes_good_lines_reports_bad_ones_and_repeats_its_ids() {
             .iter()
             .map(|it| it["line"].clone())
             .collect();
-        assert_eq!(rejected, [2, 4]);
+        assert_eq!(rejected, [2, 4, 5, 6]);
+        let why = json(&batch)["rejected"][3]["error"].clone();
+        assert_eq!(
+            why,
+            "field versionId is not known; did you mean version_id?"
+        );
     }
     let queued = stage.queued(Lane::Upload).await;
     assert_eq!(queued.len(), 2);

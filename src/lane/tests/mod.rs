@@ -131,6 +131,7 @@ impl Rig {
             status: Arc::clone(&self.status),
             running: Arc::clone(&self.running),
             suspects: Arc::clone(&self.suspects),
+            unknown_fields: Arc::default(),
             foreground: None,
             failures: Arc::clone(&self.failures),
             totals: Arc::clone(&self.totals),

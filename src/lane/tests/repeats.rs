@@ -299,3 +299,24 @@ async fn an_operator_may_replay_the_other_letter_of_an_id() {
     assert_eq!(rig.said(), [FIRST, DIFFERS]);
     rig.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn fields_that_nobody_knows_are_named_in_the_reply_the_event_and_the_row() {
+    let newer = json!({"version": 1, "operation": "put_object", "bucket": "b", "key": "k",
+        "body": {"text": "hello", "charset": "x"}, "contentType": "text/plain", "colour": null});
+    let mut rig = Rig::start(Lane::Upload, [stored()]);
+    for job in [newer, put()] {
+        rig.publish(asked("j", &job)).await;
+        rig.until_settled().await;
+    }
+    let names = json!(["body.charset", "contentType"]);
+    let replies = rig.replies();
+    assert_eq!(replies[0]["ignored"], names);
+    assert_eq!(event(&rig)["ignored"], names);
+    let row = rig.ledger.row("j").unwrap();
+    assert_eq!(json!(row.report())["ignored"], names);
+    // The repeat asks for the same, and had nothing that was ignored.
+    assert_eq!(rig.said(), [FIRST, REPEATED]);
+    assert_eq!(replies[1].get("ignored"), None);
+    rig.end().await;
+}

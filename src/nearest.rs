@@ -1,16 +1,22 @@
 //! The known name that somebody who wrote an unknown one most likely meant.
 
-/// The nearest of `known`, unless none resembles `wanted`: at most a third of it may differ.
-pub(super) fn nearest<'k>(
+/// The nearest of `known`, unless none resembles `wanted`: at most a third of it may differ. Of several that are
+/// near, one that differs in case, `_` and `-` only: `versionId` means `version_id`, not `version`.
+pub(crate) fn nearest<'k>(
     wanted: &str,
     known: impl IntoIterator<Item = &'k str>,
 ) -> Option<&'k str> {
     known
         .into_iter()
         .map(|name| (distance(wanted, name), name))
-        .min()
         .filter(|(distance, _)| *distance <= wanted.len().div_ceil(3))
+        .min_by_key(|(distance, name)| (squeezed(name) != squeezed(wanted), *distance, *name))
         .map(|(_, name)| name)
+}
+
+fn squeezed(name: &str) -> String {
+    let letters = name.chars().filter(|c| !matches!(c, '_' | '-'));
+    letters.map(|c| c.to_ascii_lowercase()).collect()
 }
 
 /// How many bytes must be put in, taken out or replaced to make one of the other (Levenshtein).
@@ -51,5 +57,8 @@ mod tests {
         assert_eq!(nearest("ledger.ulr", known), Some("ledger.url"));
         assert_eq!(nearest("loglevel", known), Some("log.level"));
         assert_eq!(nearest("zzzzzzzzz", known), None);
+        let known = ["version", "version_id", "key"];
+        assert_eq!(nearest("versionId", known), Some("version_id"));
+        assert_eq!(nearest("Version", known), Some("version"));
     }
 }
