@@ -136,7 +136,7 @@ async fn a_worker_waits_for_its_broker_and_consumes_again_after_a_crash() {
     let prefix = fresh_prefix();
     let broker = RabbitMq::start(settings(&node.url, &prefix), Arc::clone(&metrics));
     let address = node.url.split(['@', '/']).nth(3).unwrap().to_owned();
-    let refused = format!("connection refused at {address}, next try in ");
+    let refused = format!("connection refused at {address} (amqp.url from a test), next try in ");
     let is_refused = |link: &Link| matches!(link, Link::Down(why) if why.starts_with(&refused));
     until(&broker, "both links say why", |it| {
         is_refused(&it.consume) && is_refused(&it.publish)
