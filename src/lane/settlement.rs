@@ -251,7 +251,9 @@ pub(super) async fn settle_panicked(lane: &LaneContext, acker: Acker) {
         .panics
         .panicked(id.unwrap_or_default(), text, Instant::now());
     let panics = message.count(header::PANICS).unwrap_or(0) + u32::from(fault == Fault::Job);
-    tracing::error!(job = id, lane = %lane.lane, panics, "a task let go of its delivery in a panic: this is a bug, please report it");
+    // It may be the reading of the message that panics.
+    let (operation, bucket) = ("unknown", "unknown");
+    tracing::error!(job = id, lane = %lane.lane, operation, bucket, panics, "a task let go of its delivery in a panic: this is a bug, please report it");
     if panics >= MAX_PANICS {
         let poison = BadJob {
             reason: DeadReason::Poison,
