@@ -13,6 +13,7 @@ use crate::{
         wire::BadJob,
     },
     ledger::{Fence, JobRecord, Taken},
+    resilience::Held,
     storage::ReplyBody,
 };
 
@@ -30,6 +31,8 @@ pub(super) struct Resolution {
     /// What producers are told, if this is final.
     pub(super) report: Option<Report>,
     pub(super) body: Option<ReplyBody>,
+    /// The memory that report and body take.
+    pub(super) held: Option<Box<Held>>,
     /// For the headers of a copy.
     pub(super) facts: CopyFacts,
     /// To note the burial with, once the letter is confirmed.
@@ -100,6 +103,7 @@ impl Resolution {
                 ..row.report()
             }),
             body: run.body,
+            held: run.held,
             row: Some(taken.fence),
             standing: if run.outcome.state().is_final() {
                 Standing::Ended(row.digest)
@@ -143,6 +147,7 @@ impl Resolution {
             },
             report,
             body: run.body,
+            held: run.held,
             facts,
             row: None,
         }
@@ -155,6 +160,7 @@ impl Resolution {
             outcome: DUPLICATE,
             report: Some(row.report()),
             body: None,
+            held: None,
             facts: CopyFacts::of(row),
             row: None,
             standing: Standing::Repeated(row.digest),
@@ -199,6 +205,7 @@ impl Resolution {
             outcome: State::Retrying.as_str(),
             report: None,
             body: None,
+            held: None,
             facts: CopyFacts {
                 attempts: job.carried.attempts,
                 parks: job.carried.parks,
@@ -233,6 +240,7 @@ impl Resolution {
             outcome: DUPLICATE,
             report: failure.map(|failure| unrecorded(lane, job, state, failure, now)),
             body: None,
+            held: None,
             facts: CopyFacts {
                 attempts: job.carried.attempts,
                 parks: job.carried.parks + 1,
@@ -269,6 +277,7 @@ impl Resolution {
             outcome: State::Retrying.as_str(),
             report: None,
             body: None,
+            held: None,
             facts: CopyFacts {
                 attempts: message.count(header::ATTEMPTS).unwrap_or(0),
                 parks: message.count(header::PARKS).unwrap_or(0),
@@ -289,6 +298,7 @@ impl Resolution {
             outcome: State::Requeued.as_str(),
             report: None,
             body: None,
+            held: None,
             facts: CopyFacts::default(),
             row: None,
             standing: Standing::Open,
@@ -335,6 +345,7 @@ impl Resolution {
             outcome: State::DeadLettered.as_str(),
             report: Some(report),
             body: None,
+            held: None,
             facts: CopyFacts {
                 first_seen: Some(first_seen),
                 code: Some(code),
@@ -361,6 +372,7 @@ impl Resolution {
             outcome: State::DeadLettered.as_str(),
             report: Some(report),
             body: None,
+            held: None,
             facts: CopyFacts {
                 attempts: job.carried.attempts,
                 parks: job.carried.parks,

@@ -18,7 +18,7 @@ use crate::{
         outcome::{DeadReason, History, Progress, RequeueReason},
     },
     ledger::{LedgerError, Taken},
-    resilience::Permit,
+    resilience::{Held, Permit},
     storage::{CallContext, Done, Lease, LedgerTrouble, ReplyBody, Stop, UploadMemory},
 };
 
@@ -28,6 +28,8 @@ pub(super) struct Run {
     pub(super) outcome: Outcome,
     /// The object's bytes, for the reply.
     pub(super) body: Option<ReplyBody>,
+    /// The memory that result and body take.
+    pub(super) held: Option<Box<Held>>,
     /// S3 calls made for the job so far, over all its runs.
     pub(super) attempts: u32,
     /// The attempts of this run that failed.
@@ -44,6 +46,7 @@ impl Run {
         Self {
             outcome,
             body: None,
+            held: None,
             attempts,
             failed: AttemptLog::default(),
             panicked: false,
@@ -212,7 +215,7 @@ fn judge(
     };
     run.outcome = match end {
         End::Storage(Ok(done)) => {
-            run.body = done.body;
+            (run.body, run.held) = (done.body, done.held);
             Outcome::Completed(done.result)
         }
         End::Storage(Err(Stop::Failed(failure))) => history.after(failure, now, limits.max_job_age),

@@ -52,6 +52,12 @@ pub(super) async fn settle(
         .into_iter()
         .partition(|other| is_strange(job, standing, &other.job));
     answer(lane, job, &attached, &mut resolution).await;
+    // The reply is out or given up: its memory is not held until the broker has the ack as well.
+    drop((
+        resolution.report.take(),
+        resolution.body.take(),
+        resolution.held.take(),
+    ));
     let about = About::job(job);
     let mut stands = settle_one(lane, acker, &resolution, about).await;
     for Attached { lane, job, acker } in strangers {

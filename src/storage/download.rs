@@ -25,8 +25,9 @@ use crate::job::{Failure, FailureClass, JobResult, OperationName, operation::Get
 
 /// A cut after this many bytes costs no attempt; chosen.
 const PROGRESS: u64 = 1 << 20;
-/// Bytes in one write.
+/// Bytes in one write, if there is memory for them, and if not.
 const WRITE: usize = 1 << 20;
+const SMALL_WRITE: usize = 64 << 10;
 
 /// What is here of the object, over all attempts.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ struct Progress {
     part: PartFile,
     /// Came, and is not written yet.
     buffer: BytesMut,
+    /// Bytes of it that are worth a write.
+    write: usize,
     /// Bytes that came, those in the buffer included.
     got: u64,
     first: Option<FirstAnswer>,
@@ -81,6 +84,7 @@ impl StorageService<'_> {
         let progress = Mutex::new(Progress {
             part: part.map_err(Stop::Failed)?,
             buffer: BytesMut::new(),
+            write: SMALL_WRITE,
             got: 0,
             first: None,
         });
@@ -184,6 +188,13 @@ impl StorageService<'_> {
         mut window: Window,
     ) -> Result<End, Failure> {
         let received = self.0.metrics().s3_bytes.with_label_values(&["in"]);
+        let is_small = |length| length <= SMALL_WRITE as u64;
+        // One that is written, and one that fills.
+        let room = match progress.length().is_some_and(is_small) {
+            true => None,
+            false => self.0.storage.budget.try_reserve(2 * WRITE as u64),
+        };
+        progress.write = room.as_ref().map_or(SMALL_WRITE, |_| WRITE);
         loop {
             let chunk = match self.next_chunk(&mut body).await {
                 Ok(chunk) => chunk,
@@ -278,7 +289,7 @@ impl Progress {
         {
             checksum.update(chunk);
         }
-        if self.buffer.len() < WRITE {
+        if self.buffer.len() < self.write {
             return Ok(());
         }
         self.flush().await

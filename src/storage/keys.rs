@@ -13,6 +13,9 @@ use crate::job::{Failure, JobResult, OperationName, operation::ListObjects, resu
 
 /// Keys and common prefixes in one page; S3 gives no more.
 const PAGE: u32 = 1000;
+/// What one key takes in memory, in bytes, with the JSON that is made of it: some four times the JSON of a key of 60
+/// bytes.
+const LISTED: u64 = 1024;
 
 impl StorageService<'_> {
     /// Names at most `max_keys` keys and common prefixes, in key order, page after page. Each page is a
@@ -25,6 +28,8 @@ impl StorageService<'_> {
     }
 
     async fn list(&self, list: &ListObjects) -> Result<Done, Stop> {
+        let need = u64::from(list.max_keys) * LISTED;
+        let held = self.0.storage.budget.reserve(need).await;
         let mut keys: Vec<ListedObject> = Vec::new();
         let mut common_prefixes: Vec<String> = Vec::new();
         let mut pages = Pages::default();
@@ -86,7 +91,10 @@ impl StorageService<'_> {
                 return Err(Stop::Failed(too_large(&what, most)));
             }
         }
-        Ok(result.into())
+        Ok(Done {
+            held: Some(Box::new(held)),
+            ..result.into()
+        })
     }
 }
 

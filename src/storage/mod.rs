@@ -9,6 +9,7 @@ mod answer;
 mod attempt;
 mod batch;
 mod beneath;
+mod body;
 pub mod checks;
 mod cleanup;
 mod client;
@@ -77,7 +78,7 @@ use crate::{
         place::Roots,
     },
     metrics::Metrics,
-    resilience::{CircuitBreaker, Permit, Refused, RetryPolicy},
+    resilience::{Budget, CircuitBreaker, Held, Permit, Refused, RetryPolicy},
 };
 
 /// S3, as jobs use it. Built once, shared by all lanes.
@@ -97,6 +98,8 @@ pub struct Storage {
     last_failures: Arc<LastFailures>,
     /// By [`Lane::index`].
     traffic: [Traffic; 3],
+    /// What all of the process may hold in memory.
+    budget: Budget,
 }
 
 impl Storage {
@@ -118,12 +121,18 @@ impl Storage {
             destinations: Arc::new(Roots::new("destinations.file_roots", Vec::new())),
             uploads: Uploads::new(uploads),
             last_failures: Arc::default(),
+            budget: Budget::new(uploads.memory_budget),
         }
     }
 
     /// What spoke against each circuit last.
     pub const fn last_failures(&self) -> &Arc<LastFailures> {
         &self.last_failures
+    }
+
+    /// The bytes that the process may hold; the lanes charge their messages to it.
+    pub const fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// The same with files and URLs that jobs may read, and folders that they may write to; else none.
@@ -294,11 +303,17 @@ pub struct Done {
     pub result: JobResult,
     /// An object's bytes, for the reply.
     pub body: Option<ReplyBody>,
+    /// The memory that result and body take, until the reply is out. Boxed: every job's run holds the place for it.
+    pub held: Option<Box<Held>>,
 }
 
 impl From<JobResult> for Done {
     fn from(result: JobResult) -> Self {
-        Self { result, body: None }
+        Self {
+            result,
+            body: None,
+            held: None,
+        }
     }
 }
 

@@ -11,12 +11,10 @@ use aws_sdk_s3::{
     operation::{get_object::GetObjectOutput, head_object::HeadObjectOutput},
     primitives::{ByteStream, DateTime},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::{
-    Done, ReplyBody, Stop, attempt::Attempt, error, guard::Caller, metadata, window::Window,
-};
+use super::{Done, ReplyBody, Stop, attempt::Attempt, body::Body, error, guard::Caller, metadata};
 use crate::job::{
     Failure, FailureClass, JobResult, OperationName, Timestamp,
     message::header,
@@ -146,10 +144,11 @@ impl StorageService<'_> {
     /// breaks off or stalls later is a failure of its own and read again from its start.
     pub(super) async fn get_object(&self, get: &GetObject) -> Result<Done, Stop> {
         let name = OperationName::GetObject;
-        let work = self.0.guarded(name, |attempt| async move {
-            attempt.call(name, self.get(&attempt, get)).await
-        });
-        let (found, bytes) = self.0.counted(name, &get.bucket, work).await?;
+        let (found, body) = self
+            .0
+            .counted(name, &get.bucket, self.read_whole(get))
+            .await?;
+        let Body { bytes, held } = body;
         let content_type = found.content_type;
         let result = JobResult::Object {
             size: bytes.len() as u64,
@@ -166,6 +165,7 @@ impl StorageService<'_> {
                 bytes,
                 content_type,
             }),
+            held: Some(Box::new(held)),
         })
     }
 
@@ -280,51 +280,6 @@ impl StorageService<'_> {
         let get = self.0.client.get_object().bucket(bucket).key(key);
         let get = get.range("bytes=0-0").set_version_id(version_id);
         attempt.request(OperationName::GetObject, get.send()).await
-    }
-
-    async fn get(
-        &self,
-        attempt: &Attempt<'_>,
-        get: &GetObject,
-    ) -> Result<(GetObjectOutput, Bytes), Failure> {
-        let request = self.0.client.get_object().bucket(&get.bucket).key(&get.key);
-        let request = request
-            .set_range(get.range.clone())
-            .set_version_id(get.version_id.clone());
-        let mut found = attempt.proven(request.send(), error::failure).await?;
-        let most = self.0.context.max_reply_bytes;
-        let announced = found.content_length.map(|size| unsigned(Some(size)));
-        let mut window = Window::of(get.range.as_deref(), &found)
-            .map_err(|what| attempt.heard().unproven(&what))?;
-        if let Some(size) = window.most(announced).filter(|size| *size > most) {
-            return Err(too_large(&format!("the object has {size} bytes"), most));
-        }
-        let mut body = std::mem::take(&mut found.body);
-        let mut bytes = BytesMut::with_capacity(
-            usize::try_from(window.most(announced).unwrap_or(0)).unwrap_or(0),
-        );
-        let mut came = 0;
-        while let Some(chunk) = self.next_chunk(&mut body).await? {
-            attempt.answered();
-            self.0
-                .metrics()
-                .s3_bytes
-                .with_label_values(&["in"])
-                .inc_by(chunk.len() as u64);
-            came += chunk.len() as u64;
-            let chunk = window.cut(chunk);
-            if bytes.len() as u64 + chunk.len() as u64 > most {
-                return Err(too_large("the object goes on", most));
-            }
-            bytes.extend_from_slice(&chunk);
-            if window.is_full() {
-                return Ok((found, bytes.freeze()));
-            }
-        }
-        match announced {
-            Some(announced) if came < announced => Err(error::cut_short(came, announced)),
-            _ => Ok((found, bytes.freeze())),
-        }
     }
 
     /// The next bytes of a body; none when it is over. The SDK's time-out ends with the head, so this has its own.

@@ -22,6 +22,8 @@ use crate::{
 const MAX_JSON_HEADER: usize = 64 * 1024;
 /// Longest other header text, in bytes.
 const MAX_TEXT_HEADER: usize = 8 * 1024;
+/// A buffer with less room to spare stays as it is, in bytes.
+const WORTH_SHRINKING: usize = 64 * 1024;
 /// AMQP's mark for messages that survive a broker restart.
 const PERSISTENT: u8 = 2;
 
@@ -49,7 +51,12 @@ pub(super) fn from_amqp(properties: &BasicProperties, body: Vec<u8>) -> Message 
 
 /// Takes the message out of a delivery.
 pub(super) fn from_delivery(delivery: &mut Delivery) -> Message {
-    from_amqp(&delivery.properties, std::mem::take(&mut delivery.data))
+    let mut body = std::mem::take(&mut delivery.data);
+    // It was put together frame by frame, in a buffer that doubled: up to half of it is empty.
+    if body.capacity() - body.len() > WORTH_SHRINKING {
+        body.shrink_to_fit();
+    }
+    from_amqp(&delivery.properties, body)
 }
 
 /// The properties of a message to send, always persistent.

@@ -28,6 +28,11 @@ use crate::{
 
 /// Channels, and so publishes at a time; more bring little (facts: rabbitmq.md, 8).
 const CHANNELS: usize = 16;
+/// Bytes of large messages that are on their way at a time, in KiB: lapin holds a copy of each until it is written. One
+/// that is larger goes alone.
+const BULK_KIB: u32 = 8 * 1024;
+/// Smaller ones are not counted, in bytes.
+const BULK_FROM: usize = 64 * 1024;
 /// How often a blocked connection is looked at.
 const BLOCKED_LOOK: Duration = Duration::from_millis(100);
 
@@ -38,6 +43,8 @@ pub(super) struct Publisher {
     connection: Slot,
     timeout: Duration,
     turns: Semaphore,
+    /// In KiB.
+    bulk: Semaphore,
     /// Channels of the connection that stood last, with nothing in flight. Nothing awaits under it.
     idle: Mutex<Vec<Idle>>,
 }
@@ -56,6 +63,7 @@ impl Publisher {
             connection,
             timeout,
             turns: Semaphore::new(CHANNELS),
+            bulk: Semaphore::new(BULK_KIB as usize),
             idle: Mutex::default(),
         }
     }
@@ -71,6 +79,9 @@ impl Publisher {
         let key = short("the routing key", &route.key)?;
         let publish = async {
             let closed = |_| PublishError::NotConnected("closed".to_owned());
+            // Before the turn, so that small ones go past.
+            let bulk = self.bulk.acquire_many(bulk(message.body.len()));
+            let _bulk = bulk.await.map_err(closed)?;
             let _turn = self.turns.acquire().await.map_err(closed)?;
             let idle = self.take().await?;
             let options = BasicPublishOptions {
@@ -145,11 +156,20 @@ impl Publisher {
     /// Lets go of every channel, and so of the connection.
     pub(super) fn close(&self) {
         self.turns.close();
+        self.bulk.close();
         self.idle
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
     }
+}
+
+/// What a message of so many bytes takes of the bulk, in KiB.
+fn bulk(bytes: usize) -> u32 {
+    if bytes < BULK_FROM {
+        return 0;
+    }
+    u32::try_from(bytes / 1024).map_or(BULK_KIB, |kib| kib.min(BULK_KIB))
 }
 
 /// Why the channel or the connection ended under a publish.

@@ -10,7 +10,6 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
 use rustix::{
     buffer::spare_capacity,
     fd::AsFd,
@@ -61,10 +60,6 @@ impl FileReader {
             identity: identity_of(&found),
             reader: Reader::File(reader),
         })
-    }
-
-    pub(super) async fn read_part(&mut self, max: usize) -> Result<Bytes, Failure> {
-        self.read_part_into(Vec::new(), max).await.map(Bytes::from)
     }
 
     /// Into an empty buffer.

@@ -111,13 +111,11 @@ impl Source {
     ///
     /// Fails as [`Sources::open`] does; a URL that breaks off is resumed where that is safe.
     pub async fn read_part(&mut self, max: usize) -> Result<Bytes, Failure> {
-        match &mut self.reader {
-            Reader::File(file) => file.read_part(max).await,
-            Reader::Url(url) => url.read_part(max).await,
-        }
+        self.read_part_into(Vec::new(), max).await.map(Bytes::from)
     }
 
-    /// The same into `buffer`, whose memory is used again; what it held is gone.
+    /// The same into `buffer`, whose memory is used again; what it held is gone. Holds nothing beside it but the last
+    /// chunk of a URL.
     pub async fn read_part_into(
         &mut self,
         mut buffer: Vec<u8>,
@@ -126,10 +124,7 @@ impl Source {
         buffer.clear();
         match &mut self.reader {
             Reader::File(file) => file.read_part_into(buffer, max).await,
-            Reader::Url(url) => {
-                buffer.extend_from_slice(&url.read_part(max).await?);
-                Ok(buffer)
-            }
+            Reader::Url(url) => url.read_part_into(buffer, max).await,
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Body;
@@ -28,9 +28,11 @@ pub(super) struct UrlReader {
     fetcher: Fetcher,
     url: SourceUrl,
     answer: Option<Answer>,
-    /// Bytes that came and were not taken yet.
-    pending: BytesMut,
-    /// Bytes taken so far.
+    /// What is left of the chunk that came last.
+    left: Bytes,
+    /// Bytes that came so far, those that are left included.
+    fetched: u64,
+    /// Bytes handed out so far.
     offset: u64,
     size: Option<u64>,
     identity: SourceIdentity,
@@ -58,7 +60,8 @@ impl UrlReader {
             fetcher,
             url,
             answer: Some(answer),
-            pending: BytesMut::new(),
+            left: Bytes::new(),
+            fetched: 0,
             offset: 0,
             size,
             identity: identity.clone(),
@@ -72,44 +75,55 @@ impl UrlReader {
         })
     }
 
-    pub(super) async fn read_part(&mut self, max: usize) -> Result<Bytes, Failure> {
-        // What is left over from a chunk that was larger than asked for stays.
-        while self.pending.len() < max && self.pull().await? {}
-        let take = max.min(self.pending.len());
-        self.offset += take as u64;
-        let part = self.pending.split_to(take).freeze();
-        // A copy of the little that is left over, or it would hold the memory of the whole part.
-        self.pending = BytesMut::from(&self.pending[..]);
-        Ok(part)
+    /// Into an empty buffer, chunk by chunk: nothing but the chunk that came last is held beside it.
+    pub(super) async fn read_part_into(
+        &mut self,
+        mut buffer: Vec<u8>,
+        max: usize,
+    ) -> Result<Vec<u8>, Failure> {
+        // A call that was given up took bytes along: they are fetched again.
+        self.skip_to(self.offset).await?;
+        buffer.reserve_exact(max);
+        while buffer.len() < max && (!self.left.is_empty() || self.pull().await?) {
+            let take = self.left.len().min(max - buffer.len());
+            buffer.extend_from_slice(&self.left.split_to(take));
+        }
+        self.offset += buffer.len() as u64;
+        Ok(buffer)
     }
 
     pub(super) async fn skip_to(&mut self, offset: u64) -> Result<(), Failure> {
-        if (self.offset..=self.fetched()).contains(&offset) {
-            let ahead = usize::try_from(offset - self.offset).unwrap_or(usize::MAX);
-            drop(self.pending.split_to(ahead));
+        let reached = self.fetched - self.left.len() as u64;
+        if (reached..=self.fetched).contains(&offset) {
+            let ahead = usize::try_from(offset - reached).unwrap_or(usize::MAX);
+            drop(self.left.split_to(ahead));
             self.offset = offset;
             return Ok(());
         }
-        self.pending = BytesMut::new();
-        self.offset = offset;
-        self.reopen().await
+        self.left = Bytes::new();
+        (self.fetched, self.offset) = (offset, offset);
+        let rest = self.reopen().await?;
+        self.came(rest)
     }
 
-    fn fetched(&self) -> u64 {
-        self.offset + self.pending.len() as u64
+    fn came(&mut self, chunk: Bytes) -> Result<(), Failure> {
+        self.fetched += chunk.len() as u64;
+        self.left = chunk;
+        let most = self.fetcher.rules.max_bytes;
+        if self.fetched <= most {
+            return Ok(());
+        }
+        Err(too_large(&format!("{} goes on", self.url.origin), most))
     }
 
-    /// Adds the next chunk to what is pending; false at the end.
+    /// Fetches the next chunk once nothing is left; false at the end.
     async fn pull(&mut self) -> Result<bool, Failure> {
         loop {
-            if self.size == Some(self.fetched()) {
+            if self.size == Some(self.fetched) {
                 return Ok(false);
             }
             let failure = match self.chunk().await {
-                Ok(Some(chunk)) => {
-                    self.pending.extend_from_slice(&chunk);
-                    return self.check_count().map(|()| true);
-                }
+                Ok(Some(chunk)) => return self.came(chunk).map(|()| true),
                 Ok(None) if self.size.is_none() => return Ok(false),
                 Ok(None) => cut(&self.url, "it ended early"),
                 Err(failure) => failure,
@@ -121,7 +135,10 @@ impl UrlReader {
 
     async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
         if self.answer.is_none() {
-            self.reopen().await?;
+            let rest = self.reopen().await?;
+            if !rest.is_empty() {
+                return Ok(Some(rest));
+            }
         }
         match &mut self.answer {
             Some(answer) => next_of(answer, &self.url).await,
@@ -132,12 +149,12 @@ impl UrlReader {
     /// Waits before the next try, or gives up with `failure`.
     async fn bear(&mut self, failure: Failure) -> Result<(), Failure> {
         let (cuts, last) = self.cuts;
-        let cuts = if self.fetched() >= last + PROGRESS {
+        let cuts = if self.fetched >= last + PROGRESS {
             1
         } else {
             cuts + 1
         };
-        self.cuts = (cuts, self.fetched());
+        self.cuts = (cuts, self.fetched);
         let passing = failure.class != FailureClass::JobLocal;
         if !passing || self.validator.is_none() || cuts > MOST_CUTS {
             return Err(failure);
@@ -146,12 +163,12 @@ impl UrlReader {
         Ok(())
     }
 
-    /// Asks for what comes after the bytes that were fetched.
-    async fn reopen(&mut self) -> Result<(), Failure> {
-        let at = self.fetched();
+    /// Asks for what comes after the bytes that were fetched; gives what of it is here already.
+    async fn reopen(&mut self) -> Result<Bytes, Failure> {
+        let at = self.fetched;
         self.answer = None;
         if self.size == Some(at) {
-            return Ok(());
+            return Ok(Bytes::new());
         }
         let validator = self.validator.clone().filter(|_| at > 0);
         let from = validator.map(|validator| From {
@@ -162,7 +179,7 @@ impl UrlReader {
         if answer.status == StatusCode::PARTIAL_CONTENT {
             self.check_part(&answer.headers, at)?;
             self.answer = Some(answer);
-            return Ok(());
+            return Ok(Bytes::new());
         }
         // No ranges here, or no longer the same: the condition makes it all of it.
         let (identity, _) = identity_of(&answer.headers, answer.body.size_hint().exact());
@@ -172,9 +189,8 @@ impl UrlReader {
         // Kept apart until the place is reached: dropped on the way, nothing is read at the wrong place.
         let mut answer = answer;
         let rest = drop_first(at, &mut answer, &self.url).await?;
-        self.pending.extend_from_slice(&rest);
         self.answer = Some(answer);
-        Ok(())
+        Ok(rest)
     }
 
     fn check_part(&self, headers: &HeaderMap, at: u64) -> Result<(), Failure> {
@@ -195,14 +211,6 @@ impl UrlReader {
                 "its origin gives another part than the one asked for",
             ))
         }
-    }
-
-    fn check_count(&self) -> Result<(), Failure> {
-        let most = self.fetcher.rules.max_bytes;
-        if self.fetched() <= most {
-            return Ok(());
-        }
-        Err(too_large(&format!("{} goes on", self.url.origin), most))
     }
 }
 

@@ -3,11 +3,10 @@
 //! Each part is a guarded call of its own: its bytes stay in memory until it is done, so it can be sent
 //! again alone. What a run leaves behind is taken up by the next one (`resume.rs`); what nobody will take
 //! up is aborted. An object is complete only when its source was read to its end unchanged and its SHA-256,
-//! if the job names one, is right. Where the bytes come from is `source`'s; that the memory of all uploads
-//! stays within its budget is `budget.rs`'s.
+//! if the job names one, is right. Where the bytes come from is `source`'s; that they stay within the memory of the
+//! process is the budget's.
 
 mod abort;
-mod budget;
 mod memory;
 mod parts;
 mod plan;
@@ -23,7 +22,6 @@ use tokio::sync::Semaphore;
 pub use memory::UploadMemory;
 
 use self::{
-    budget::Budget,
     parts::Parts,
     plan::Plan,
     resume::{Earlier, Finished},
@@ -49,7 +47,7 @@ pub struct UploadSettings {
     pub part_size: u64,
     /// Parts sent at a time.
     pub part_concurrency: usize,
-    /// Bytes in memory at a time; at least `part_size`.
+    /// Bytes in memory at a time, those of everything else in the process included; at least `part_size`.
     pub memory_budget: u64,
 }
 
@@ -57,7 +55,6 @@ pub struct UploadSettings {
 #[derive(Debug)]
 pub(super) struct Uploads {
     settings: UploadSettings,
-    budget: Budget,
     /// Parts on their way at a time, over all jobs. Who has a place waits for no memory, so nobody waits
     /// for ever.
     places: Semaphore,
@@ -67,7 +64,6 @@ impl Uploads {
     pub(super) fn new(settings: UploadSettings) -> Self {
         Self {
             settings,
-            budget: Budget::new(settings.memory_budget),
             places: Semaphore::new(settings.part_concurrency),
         }
     }
@@ -152,7 +148,7 @@ impl UploadService<'_> {
         mut source: Source,
         size: u64,
     ) -> Result<Stored, Stop> {
-        let budget = &self.0.storage.uploads.budget;
+        let budget = &self.0.storage.budget;
         let body = parts::read(&mut source, budget, size).await;
         let body = body.map_err(Stop::Failed)?;
         if body.len() as u64 != size {
@@ -173,7 +169,7 @@ impl UploadService<'_> {
     ) -> Result<Stored, Stop> {
         let identity = source.identity.as_text().map(str::to_owned);
         let hashes = upload.options.sha256.is_some();
-        let budget = &self.0.storage.uploads.budget;
+        let budget = &self.0.storage.budget;
         let mut parts = Parts::new(source, plan, budget, hashes);
         let resumed = self
             .take_up(upload, Some(plan), identity.as_deref(), earlier)

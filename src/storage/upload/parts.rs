@@ -8,12 +8,10 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::{
-    budget::Budget,
-    plan::{MOST_PARTS, Plan, endless},
-};
+use super::plan::{MOST_PARTS, Plan, endless};
 use crate::{
     job::{Failure, FailureClass},
+    resilience::Budget,
     storage::source::Source,
 };
 
@@ -182,14 +180,14 @@ pub(super) async fn read(
     budget: &Budget,
     most: u64,
 ) -> Result<Bytes, Failure> {
-    let mut reserved = budget.reserve(most).await;
-    let buffer = reserved.take_buffer();
+    let mut buffer = budget.buffer(most).await;
+    let memory = buffer.take_memory();
     // A source is never asked for nothing.
     let most = usize::try_from(most.max(1)).unwrap_or(usize::MAX);
     let patience = patience(most);
-    let filled = tokio::time::timeout(patience, source.read_part_into(buffer, most)).await;
+    let filled = tokio::time::timeout(patience, source.read_part_into(memory, most)).await;
     let filled = filled.unwrap_or_else(|_| Err(too_slow(most, patience)))?;
-    Ok(reserved.hold(filled))
+    Ok(buffer.hold(filled))
 }
 
 /// How long a source may take for so many bytes: it holds memory meanwhile that other uploads wait for.
