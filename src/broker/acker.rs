@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{PublishError, Target};
-use crate::job::Message;
+use crate::{job::Message, resilience::Held};
 
 /// The wait between two tries to publish a copy.
 const REPUBLISH_FIRST: Duration = Duration::from_millis(100);
@@ -44,6 +44,8 @@ pub struct Acker {
     message: Arc<Message>,
     since: Instant,
     home: Option<mpsc::UnboundedSender<Self>>,
+    /// What the message takes of the process's memory.
+    held: Option<Held>,
 }
 
 impl Acker {
@@ -54,7 +56,13 @@ impl Acker {
             message,
             since: Instant::now(),
             home: None,
+            held: None,
         }
+    }
+
+    /// Counts the message's memory for as long as the delivery is not settled.
+    pub fn hold(&mut self, held: Held) {
+        self.held = Some(held);
     }
 
     /// The message that was delivered, to copy from.
@@ -120,6 +128,7 @@ impl Drop for Acker {
                 message: Arc::clone(&self.message),
                 since: self.since,
                 home: None,
+                held: self.held.take(),
             };
             // Nobody is home: the process ends, and the broker takes the delivery back.
             drop(home.send(unsettled));

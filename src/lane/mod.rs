@@ -25,6 +25,7 @@ mod status;
 mod tests;
 mod unknown_fields;
 mod watchdog;
+mod window;
 
 use std::{sync::Arc, time::Duration};
 
@@ -44,6 +45,7 @@ pub use status::{LaneState, LaneStatus, PausedBy, RecentFailure, RecentFailures,
 pub use unknown_fields::UnknownFields;
 
 use watchdog::Watchdog;
+use window::Window;
 
 use crate::{
     broker::{Acker, BrokerError, Delivery, Ended, Subscription},
@@ -60,7 +62,7 @@ const RESUBSCRIBE_MOST: Duration = Duration::from_secs(30);
 pub struct LaneRunner {
     context: Arc<LaneContext>,
     gate: Gate,
-    prefetch: u16,
+    window: Window,
     /// No new deliveries from here on; running jobs go on.
     stop: CancellationToken,
     pace: Option<Arc<Pace>>,
@@ -78,7 +80,7 @@ pub struct LaneRunner {
 }
 
 impl LaneRunner {
-    /// A runner for the parts of one lane; `pace` for a lane that yields to the others.
+    /// A runner for the parts of one lane, with at most `prefetch` deliveries in hand; `pace` for a lane that yields to the others.
     pub fn new(
         parts: LaneParts,
         prefetch: u16,
@@ -89,10 +91,14 @@ impl LaneRunner {
         let (dropped_home, dropped) = mpsc::unbounded_channel();
         let (context, gatherer) = LaneContext::new(parts, stop.clone(), home);
         let context = Arc::new(context);
+        let (budget, largest) = (
+            context.storage.budget(),
+            context.limits.rules.max_message_bytes,
+        );
         Self {
             gate: Gate::new(&context),
+            window: Window::new(budget, context.lane, prefetch, largest),
             context,
-            prefetch,
             stop,
             pace,
             tasks: JoinSet::new(),
@@ -173,9 +179,18 @@ impl LaneRunner {
         let mut subscription: Option<Box<dyn Subscription>> = None;
         let mut watchdog = self.watchdog();
         while !self.stop.is_cancelled() && self.gate.look().is_ok() {
+            let caught_up = subscription.is_some() && !self.hands.has_waiting();
+            if self.window.is_full() || (caught_up && self.window.grow()) {
+                self.cancel(subscription.take()).await;
+            }
             // A new consumer gets a full window at once, whatever is in hand.
-            if subscription.is_none() && !self.hands.has_waiting() && self.resubscription.is_due() {
-                subscription = self.subscribe(self.prefetch).await;
+            if subscription.is_none()
+                && !self.hands.has_waiting()
+                && !self.window.is_heavy()
+                && self.resubscription.is_due()
+            {
+                let prefetch = self.window.next_prefetch();
+                subscription = self.subscribe(prefetch).await;
                 if subscription.is_some() {
                     self.context.status.consuming();
                     watchdog = self.watchdog();
@@ -183,8 +198,8 @@ impl LaneRunner {
             }
             // What attached in other lanes counts too, which only makes the watchdog slower to bark.
             let in_hand = self.tasks.len() + self.hands.len() + self.context.running.attached();
-            let has_room = subscription.is_some() && in_hand < usize::from(self.prefetch);
-            let has_waiting = self.hands.has_waiting();
+            let has_room = subscription.is_some() && in_hand < usize::from(self.window.prefetch());
+            let (has_waiting, is_heavy) = (self.hands.has_waiting(), self.window.is_heavy());
             let places = Arc::clone(&self.context.admission);
             let paced = admit(self.pace.as_ref());
             let admitted = async { (places.acquire_owned().await, paced.await) };
@@ -201,14 +216,15 @@ impl LaneRunner {
                     Ok(delivery) => {
                         self.resubscription.reset();
                         watchdog.fed();
-                        self.hands.take(delivery);
+                        self.take(delivery);
                     }
                     Err(ended) => {
                         subscription = None;
                         self.stream_ended(&ended);
                     }
                 },
-                () = self.resubscription.due(), if subscription.is_none() && !has_waiting => {}
+                () = self.resubscription.due(), if subscription.is_none() && !has_waiting && !is_heavy => {}
+                () = self.window.lighter(), if subscription.is_none() && is_heavy => {}
                 waiting = watchdog.forgotten(), if has_room => {
                     self.forgotten(waiting);
                     self.cancel(subscription.take()).await;
@@ -247,7 +263,7 @@ impl LaneRunner {
                 next = next_of(&mut subscription) => match next {
                     Ok(delivery) => {
                         self.resubscription.reset();
-                        self.hands.take(delivery);
+                        self.take(delivery);
                     }
                     Err(ended) => {
                         subscription = None;
@@ -319,11 +335,16 @@ impl LaneRunner {
         }
     }
 
+    fn take(&mut self, mut delivery: Delivery) {
+        self.window.count(&mut delivery);
+        self.hands.take(delivery);
+    }
+
     /// Cancels the consumer; what it had been handed stays in hand.
     async fn cancel(&mut self, subscription: Option<Box<dyn Subscription>>) {
         if let Some(subscription) = subscription {
             for delivery in subscription.cancel().await {
-                self.hands.take(delivery);
+                self.take(delivery);
             }
         }
     }

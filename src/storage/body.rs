@@ -136,3 +136,7 @@ impl StorageService<'_> {
         tokio::time::timeout(MEMORY_WAIT, reserved).await.ok()
     }
 }
+
+#[cfg(test)]
+#[path = "body_tests.rs"]
+mod tests;

@@ -14,6 +14,7 @@
 
 mod cluster;
 mod drills;
+mod memory;
 #[path = "../it/messages.rs"]
 mod messages;
 #[path = "../it/process.rs"]
@@ -23,6 +24,7 @@ mod proxy;
 #[path = "../it/rabbit.rs"]
 mod rabbit;
 mod scene;
+mod sink;
 #[path = "../it/stage.rs"]
 mod stage;
 mod store;
@@ -60,7 +62,8 @@ fn main() -> ExitCode {
     let names = drills::NAMES
         .into_iter()
         .chain(store::NAMES)
-        .chain(cluster::NAMES);
+        .chain(cluster::NAMES)
+        .chain(memory::NAMES);
     // `cluster` means all of `cluster-…`.
     let is_meant = |it: &String, name: &str| {
         name.strip_prefix(it.as_str())
@@ -71,9 +74,11 @@ fn main() -> ExitCode {
     let mut rows = Vec::new();
     let mut broken = Vec::new();
     for name in names.filter(chosen) {
-        eprintln!("drill {name}: {} jobs…", options.jobs);
+        eprintln!("drill {name}…");
         let shown = runtime.block_on(async {
-            if cluster::NAMES.contains(&name) {
+            if memory::NAMES.contains(&name) {
+                memory::run(name).await
+            } else if cluster::NAMES.contains(&name) {
                 cluster::run(name, options.jobs).await
             } else if store::NAMES.contains(&name) {
                 store::run(name, options.jobs).await
@@ -132,8 +137,9 @@ fn breaches(name: &str, shown: &Shown) -> Vec<String> {
         );
         let (subscribed, count) = (shown.resubscriptions, shown.delivery_count);
         bound(
-            // One for each probe, one for each closing, and one for a hiccup.
-            !half_broken || subscribed <= probes + open.closings + 1,
+            // One for each probe, one for each closing, one when the lane has seen how small its messages are, and one for
+            // a hiccup.
+            !half_broken || subscribed <= probes + open.closings + 2,
             format!(
                 "{subscribed} re-subscriptions for {probes} probes and {} closings",
                 open.closings
@@ -151,6 +157,10 @@ fn breaches(name: &str, shown: &Shown) -> Vec<String> {
             format!("full throughput after {full:?}, not within {within:?}"),
         );
     }
+    if let Some(peak) = shown.peak {
+        let (peak, most) = (mib(peak), mib(memory::BOUND));
+        bound(peak <= most, format!("a peak of {peak} MiB, not {most}"));
+    }
     if name == "rolling-restart" {
         let repeated = shown.repeated;
         bound(
@@ -161,7 +171,11 @@ fn breaches(name: &str, shown: &Shown) -> Vec<String> {
     broken
 }
 
-fn row(name: &str, shown: &Shown) -> [String; 12] {
+const fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(1024 * 1024)
+}
+
+fn row(name: &str, shown: &Shown) -> [String; 13] {
     let none = || "-".to_owned();
     let open = shown.while_open;
     [
@@ -180,10 +194,13 @@ fn row(name: &str, shown: &Shown) -> [String; 12] {
             .map_or_else(none, |it| format!("{:.1}", it.as_secs_f64())),
         open.and_then(|it| it.cpu)
             .map_or_else(none, |it| format!("{:.2} %", it * 100.0)),
+        shown
+            .peak
+            .map_or_else(none, |peak| format!("{} MiB", mib(peak))),
     ]
 }
 
-fn table(rows: Vec<[String; 12]>) -> Table {
+fn table(rows: Vec<[String; 13]>) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN).set_header([
         "drill",
@@ -198,6 +215,7 @@ fn table(rows: Vec<[String; 12]>) -> Table {
         "S3 calls while open",
         "full after, s",
         "CPU while open",
+        "peak memory",
     ]);
     table.add_rows(rows);
     for column in table.column_iter_mut().skip(1) {

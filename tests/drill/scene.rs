@@ -55,6 +55,8 @@ pub(crate) struct Shown {
     pub(crate) delivery_count: u64,
     pub(crate) while_open: Option<WhileOpen>,
     pub(crate) full_after: Option<Duration>,
+    /// The most memory that the worker has held, in bytes.
+    pub(crate) peak: Option<u64>,
 }
 
 /// What happened while a circuit was open.
@@ -68,23 +70,30 @@ pub(crate) struct WhileOpen {
     pub(crate) cpu: Option<f64>,
 }
 
+/// A stage with the settings that a worker has by default, whose workers reach the broker over a wire; and their
+/// address for HTTP.
+pub(crate) async fn wired(rabbit: Rabbit) -> (Stage, Wire, String) {
+    let url = rabbit.url.clone();
+    let (scheme, rest) = url.split_once("@").unwrap();
+    let (target, vhost) = rest.split_once('/').unwrap();
+    let wire = Wire::to(target.to_owned()).await;
+    // Free a moment ago, and in nobody's interest but ours.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+    let http = free.unwrap().to_string();
+    let stage = Stage::on(rabbit)
+        .await
+        .set("amqp.url", &format!("{scheme}@{}/{vhost}", wire.address))
+        .set("http.listen", &http)
+        .set("retry.base_delay", "1s")
+        .set("circuit.open_base", "5s")
+        .set("circuit.open_max", "60s");
+    (stage, wire, http)
+}
+
 impl Scene {
-    /// Queues the jobs. The settings are those that a worker has by default.
+    /// Queues the jobs.
     pub(crate) async fn set(rabbit: Rabbit, jobs: usize) -> Self {
-        let url = rabbit.url.clone();
-        let (scheme, rest) = url.split_once("@").unwrap();
-        let (target, vhost) = rest.split_once('/').unwrap();
-        let wire = Wire::to(target.to_owned()).await;
-        // Free a moment ago, and in nobody's interest but ours.
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
-        let http = free.unwrap().to_string();
-        let mut stage = Stage::on(rabbit)
-            .await
-            .set("amqp.url", &format!("{scheme}@{}/{vhost}", wire.address))
-            .set("http.listen", &http)
-            .set("retry.base_delay", "1s")
-            .set("circuit.open_base", "5s")
-            .set("circuit.open_max", "60s");
+        let (mut stage, wire, http) = wired(rabbit).await;
         stage.declare().await;
         let messages = (0..jobs).map(|n| crate::stage::put(&format!("j{n}"), &format!("k{n}")));
         stage.publish_all(Lane::Upload, messages.collect()).await;

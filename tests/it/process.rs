@@ -96,17 +96,14 @@ impl WorkerProcess {
         .await
     }
 
-    /// The most memory that it has held so far (`VmHWM`), in bytes.
-    pub(crate) fn peak_memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|it| it.strip_prefix("VmHWM:"));
-        let kib = line.unwrap().trim().strip_suffix(" kB").unwrap();
-        kib.parse::<u64>().unwrap() * 1024
+    /// What the system says of it in that file of `/proc`.
+    pub(crate) fn proc(&self, file: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap()
     }
 
     /// User and system time so far.
     pub(crate) fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let stat = self.proc("stat");
         let fields: Vec<&str> = stat
             .rsplit(')')
             .next()

@@ -12,6 +12,7 @@ mod repeats;
 mod settling;
 mod streams;
 mod trouble;
+mod windows;
 
 use std::{
     collections::BTreeSet,
