@@ -50,6 +50,7 @@ mod reasons;
 mod recipe;
 mod retry;
 mod stage;
+mod strangers;
 mod throttle;
 mod tls;
 mod uploads;
