@@ -1,7 +1,10 @@
 //! Tells the broker, once, what became of a delivery: reply first, then ack, park, bury or requeue
 //! (RESILIENCE.md, "Order of every ending"). The ledger has it already.
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use tokio::time::Instant;
 
@@ -258,21 +261,22 @@ pub(super) async fn settle_panicked(lane: &LaneContext, acker: Acker) {
         .panicked(id.unwrap_or_default(), text, Instant::now());
     let panics = message.count(header::PANICS).unwrap_or(0) + u32::from(fault == Fault::Job);
     // It may be the reading of the message that panics.
-    let (operation, bucket) = ("unknown", "unknown");
+    let known = catch_unwind(AssertUnwindSafe(|| wire::glance(&message))).unwrap_or_default();
+    let about = About {
+        id,
+        operation: known.operation.map(|name| name.as_str()),
+        bucket: known.bucket.as_deref(),
+    };
+    let (operation, bucket) = (about.operation, about.bucket);
     tracing::error!(job = id, lane = %lane.lane, operation, bucket, panics, "a task let go of its delivery in a panic: this is a bug, please report it");
     if panics >= MAX_PANICS {
         let poison = BadJob {
             reason: DeadReason::Poison,
             message: text.to_owned(),
-            known: wire::glance(&message),
+            known,
         };
         return bury_bad_job(lane, acker, poison, Timestamp::now()).await;
     }
-    let about = About {
-        id,
-        operation: None,
-        bucket: None,
-    };
     settle_one(lane, acker, &Resolution::panicked(&message, panics), about).await;
 }
 

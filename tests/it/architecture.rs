@@ -27,6 +27,7 @@ fn allowed(module: &str) -> Option<&'static [&'static str]> {
             "job",
             "resilience",
             "metrics",
+            "crash",
         ],
         "drain" => &["config"],
         "telemetry" => &["config", "terminal"],
