@@ -9,7 +9,7 @@ WORKDIR /src
 COPY . .
 # What cargo needs to build the dependencies alone: manifests, and sources that are there and empty. An edit of a source
 # changes nothing here, so the next stage's first step is not run again.
-RUN find . -type f ! -name '*.rs' ! -name 'Cargo.*' -delete \
+RUN find . -type f ! -name '*.rs' ! -name 'Cargo.*' ! -path './.cargo/*' -delete \
  && find . -name '*.rs' -exec truncate --size 0 {} + \
  && echo 'fn main() {}' > src/main.rs
 
