@@ -29,7 +29,8 @@ use hyper::body::Frame;
 use super::{answer::Heard, metadata::from_latin_1, region::Regions, xml};
 
 /// Operations whose answers are XML with texts that others chose, or dates.
-const XML: [&str; 5] = [
+const XML: [&str; 6] = [
+    "CompleteMultipartUpload",
     "ListObjectsV2",
     "DeleteObjects",
     "CopyObject",

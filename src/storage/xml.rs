@@ -11,6 +11,9 @@ use bytes::Bytes;
 use super::reader::lenient;
 
 const CDATA: &str = "<![CDATA[";
+/// What moto calls the result of a completed upload, and what it is called.
+const OTHER_ROOT: &str = "CompleteMultipartUploadResponse";
+const ROOT: &str = "CompleteMultipartUploadResult";
 const DATE: &str = "<LastModified>";
 
 /// The answer, as the SDK reads it rightly. What is no UTF-8 stays as it is.
@@ -18,9 +21,13 @@ pub(super) fn mended(xml: Bytes) -> Bytes {
     let Ok(text) = std::str::from_utf8(&xml) else {
         return xml;
     };
+    let named = text
+        .contains(OTHER_ROOT)
+        .then(|| text.replace(OTHER_ROOT, ROOT));
+    let text = named.as_deref().unwrap_or(text);
     let plain = in_one_piece(text);
     let dated = with_dates(plain.as_deref().unwrap_or(text));
-    match dated.or(plain) {
+    match dated.or(plain).or_else(|| named.clone()) {
         Some(mended) => Bytes::from(mended),
         None => xml,
     }
@@ -163,6 +170,13 @@ mod tests {
                 format!("{head}<L>{read}</L>")
             );
         }
+    }
+
+    #[test]
+    fn a_result_under_another_name_is_that_result() {
+        let given = r#"<CompleteMultipartUploadResponse xmlns="x"><Key>k</Key></CompleteMultipartUploadResponse>"#;
+        let read = r#"<CompleteMultipartUploadResult xmlns="x"><Key>k</Key></CompleteMultipartUploadResult>"#;
+        assert_eq!(after(given), read);
     }
 
     #[test]
