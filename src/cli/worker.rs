@@ -29,6 +29,16 @@ pub(super) async fn run(shared: &Shared, args: WorkerArgs) -> Outcome {
     lanes.sort_unstable();
     lanes.dedup();
     telemetry::install(&settings.log.level, settings.log.format).map_err(CommandError::usage)?;
+    for warning in loaded.warnings() {
+        tracing::warn!(why = warning, "a setting was put right");
+    }
+    if !loaded.proxies().is_empty() {
+        let proxies = loaded.proxies().join(" ");
+        tracing::info!(
+            proxies,
+            "S3 is called through a proxy where these variables say so; URLs that uploads come from never are"
+        );
+    }
     tracing::info!(changed = changed(&loaded.entries()), "settings");
     // Before anything starts, so that a signal during the start drains too.
     let mut signals = Signals::try_new()?;

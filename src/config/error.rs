@@ -14,23 +14,36 @@ impl ConfigError {
 
 /// Collects problems while the settings are read.
 #[derive(Debug, Default)]
-pub(super) struct Problems(Vec<String>);
+pub(super) struct Problems {
+    found: Vec<String>,
+    warnings: Vec<String>,
+}
 
 impl Problems {
     pub(super) fn push(&mut self, problem: String) {
-        self.0.push(problem);
+        self.found.push(problem);
+    }
+
+    /// Something that was put right, and that its writer should know.
+    pub(super) fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
+    }
+
+    /// All warnings so far.
+    pub(super) fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.found.is_empty()
     }
 
     /// `value`, unless there was a problem.
     pub(super) fn into_result<T>(self, value: T) -> Result<T, ConfigError> {
-        if self.0.is_empty() {
+        if self.found.is_empty() {
             Ok(value)
         } else {
-            Err(ConfigError(self.0))
+            Err(ConfigError(self.found))
         }
     }
 }

@@ -5,6 +5,7 @@
 //! nothing yet. This module alone reads the environment. It refuses to know what brokers, stores and
 //! ledgers make of their settings.
 
+mod amazon;
 mod environment;
 mod error;
 mod raw;
@@ -40,12 +41,24 @@ pub struct Loaded {
     /// What the process runs by.
     pub settings: Settings,
     entries: Vec<Entry>,
+    warnings: Vec<String>,
+    proxies: Vec<String>,
 }
 
 impl Loaded {
     /// Every setting, sorted by key.
     pub fn entries(&self) -> Vec<Entry> {
         self.entries.clone()
+    }
+
+    /// The proxies for S3 that the environment names, as `NAME=URL` with passwords masked.
+    pub fn proxies(&self) -> &[String] {
+        &self.proxies
+    }
+
+    /// What was put right, as sentences without a full stop and without secrets.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 }
 
@@ -67,12 +80,19 @@ pub struct Entry {
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let mut problems = Problems::default();
     let raw = Raw::gather(sources, &mut problems);
+    amazon::check(sources, &mut problems);
     let settings = Settings::read(&mut Reader::new(&raw, &mut problems));
     if problems.is_empty() {
         relations::check(&settings, &raw, &mut problems);
     }
     let entries = entries(&raw, sources);
-    problems.into_result(Loaded { settings, entries })
+    let warnings = problems.take_warnings();
+    problems.into_result(Loaded {
+        settings,
+        entries,
+        warnings,
+        proxies: amazon::proxies(sources),
+    })
 }
 
 fn entries(raw: &Raw, sources: &Sources) -> Vec<Entry> {
@@ -114,5 +134,5 @@ fn decided_by_sdk<'s>(key: &str, sources: &'s Sources) -> Option<(&'static str, 
     };
     variables
         .into_iter()
-        .find_map(|name| Some((name, sources.variable(name)?)))
+        .find_map(|name| Some((name, sources.variable(name)?.trim())))
 }

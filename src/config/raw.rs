@@ -45,6 +45,23 @@ impl Leaf {
     pub(super) fn new(key: String, value: RawValue, origin: String) -> Self {
         Self { key, value, origin }
     }
+
+    /// Takes white space off the ends of its texts; false when there was none. No setting means any.
+    fn trim(&mut self) -> bool {
+        let texts = match &mut self.value {
+            RawValue::One(text) => std::slice::from_mut(text),
+            RawValue::Many(items) => items.as_mut_slice(),
+        };
+        let mut had_any = false;
+        for text in texts {
+            let trimmed = text.trim();
+            if trimmed.len() < text.len() {
+                had_any = true;
+                *text = trimmed.to_owned();
+            }
+        }
+        had_any
+    }
 }
 
 impl Provider for Leaf {
@@ -97,6 +114,15 @@ impl Raw {
             }
             is_known
         });
+
+        for leaf in &mut layers {
+            if leaf.trim() {
+                let Leaf { key, origin, .. } = leaf;
+                problems.warn(format!(
+                    "{key} has white space at its ends, which is left out (from {origin})"
+                ));
+            }
+        }
 
         let figment = defaults
             .into_iter()

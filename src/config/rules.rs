@@ -141,10 +141,13 @@ pub(super) fn virtual_host(url: &str) -> String {
 pub(super) fn ledger_url(text: &str) -> Ruling<SecretString> {
     let schemes = ["sqlite:", "postgres://", "postgresql://"];
     let rest = schemes.iter().find_map(|scheme| text.strip_prefix(scheme));
+    // A file's name may have a space, but one with a line break is a mistake.
+    let in_one_line = !text.contains(char::is_control);
     match rest.map(|rest| rest.trim_start_matches('/')) {
-        Some(rest) if !rest.is_empty() => Ok(text.into()),
+        Some(rest) if !rest.is_empty() && in_one_line => Ok(text.into()),
         _ => Err(
-            "a URL like sqlite://brigade.db or postgres://user:password@host/database".to_owned(),
+            "a URL in one line, like sqlite://brigade.db or postgres://user:password@host/database"
+                .to_owned(),
         ),
     }
 }
@@ -152,7 +155,7 @@ pub(super) fn ledger_url(text: &str) -> Ruling<SecretString> {
 /// An `http` or `https` URL with nothing but a host, a port and a path.
 pub(super) fn http_url(text: &str) -> Ruling<String> {
     let authority = http_rest(text).and_then(|rest| rest.split('/').next());
-    let is_plain = !text.contains(['?', '#', '@']) && !text.contains(char::is_whitespace);
+    let is_plain = !text.contains(['?', '#', '@']) && is_visible(text);
     if is_plain && authority.is_some_and(is_host_and_port) {
         Ok(text.to_owned())
     } else {
@@ -169,6 +172,39 @@ pub(super) fn origin(text: &str) -> Ruling<String> {
         Ok(_) => Ok(text.to_owned()),
         Err(rule) => Err(rule.to_owned()),
     }
+}
+
+/// What the SDK takes for an endpoint in its own variables: a user may stand in it.
+pub(super) fn sdk_endpoint(text: &str) -> Ruling<()> {
+    let authority = http_rest(text).and_then(|rest| rest.split('/').next());
+    let host = authority.and_then(|authority| authority.rsplit('@').next());
+    if host.is_some_and(is_host_and_port) && !text.contains(['?', '#']) && is_visible(text) {
+        Ok(())
+    } else {
+        Err("a URL like https://s3.example.com or http://127.0.0.1:9000, without query".to_owned())
+    }
+}
+
+/// A proxy as the SDK takes it: no scheme means `http`.
+pub(super) fn proxy(text: &str) -> Ruling<()> {
+    let rest = match text.split_once("://") {
+        Some(("http" | "https", rest)) => Some(rest),
+        Some(_) => None,
+        None => Some(text),
+    };
+    let authority = rest.and_then(|rest| rest.split('/').next());
+    let host = authority.and_then(|authority| authority.rsplit('@').next());
+    if host.is_some_and(is_host_and_port) && is_visible(text) {
+        Ok(())
+    } else {
+        Err("a URL like http://proxy.example.com:3128 or http://user:password@proxy:3128, with special \
+             characters of the password percent-encoded; there is no support for SOCKS"
+            .to_owned())
+    }
+}
+
+fn is_visible(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn http_rest(text: &str) -> Option<&str> {
@@ -266,7 +302,7 @@ pub(super) fn address(text: &str) -> Ruling<Option<SocketAddr>> {
 pub(super) fn token(text: &str) -> Ruling<Option<SecretString>> {
     match text {
         "" => Ok(None),
-        text if text.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(Some(text.into())),
+        text if is_visible(text) => Ok(Some(text.into())),
         // It travels in an HTTP header.
         _ => Err("visible ASCII characters without spaces".to_owned()),
     }

@@ -211,6 +211,9 @@ impl<'a> Attempt<'a> {
                 let name = name.into();
                 storage.metrics.s3_attempt(name, class, took);
                 if let Err(failure) = &end {
+                    if failure.class == FailureClass::Credentials {
+                        storage.clients.credentials_refused();
+                    }
                     context.note_failed(name.as_str(), took, failure);
                 }
             }

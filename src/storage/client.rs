@@ -19,21 +19,23 @@ use aws_config::{
 use aws_sdk_s3::{
     Client,
     config::{
-        self, BehaviorVersion, Credentials, HttpClient, Region, RequestChecksumCalculation,
-        ResponseChecksumValidation, SharedCredentialsProvider, SharedHttpClient,
-        StalledStreamProtectionConfig,
+        self, BehaviorVersion, Credentials, HttpClient, IdentityCache, Region,
+        RequestChecksumCalculation, ResponseChecksumValidation, SharedCredentialsProvider,
+        SharedHttpClient, StalledStreamProtectionConfig,
         endpoint::{self, ResolveEndpoint},
         http::HttpRequest,
         retry::{RetryConfig, RetryPartition},
         timeout::TimeoutConfig,
     },
 };
-use aws_smithy_http_client::tls;
+use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_types::service_config::ServiceConfigKey;
 use futures_util::FutureExt;
 
 use super::{
     door::DoorClient,
+    identity::Identity,
+    proxy,
     reader::AnswerReader,
     region::{ByBucket, Regions},
     trust,
@@ -86,6 +88,8 @@ pub struct StorageSettings {
 pub struct Clients {
     /// By [`Lane::index`].
     lanes: [Client; 3],
+    /// What they sign with.
+    identity: Identity,
     pub(super) attempt_timeout: Duration,
     connect_timeout: Duration,
     pub(super) copy_whole_up_to: u64,
@@ -106,28 +110,13 @@ impl Clients {
     /// nothing but a missing region of AWS itself. What is wrong shows in each operation as class
     /// `credentials`: the worker's settings are at fault, and its jobs must wait.
     pub async fn build(settings: &StorageSettings) -> Self {
-        let region = settings.region.clone().map(Region::new);
-        let shared = aws_config::defaults(BehaviorVersion::v2026_01_12())
-            .region(
-                RegionProviderChain::first_try(region)
-                    .or_else(EnvironmentVariableRegionProvider::new())
-                    .or_else(ProfileFileRegionProvider::new()),
-            )
-            // The chain depends on the endpoint, which is only known after this.
-            .no_credentials()
-            .load()
-            .await;
-        let http = aws_smithy_http_client::Builder::new()
-            .pool_idle_timeout(POOL_IDLE)
-            .tls_provider(tls::Provider::Rustls(
-                tls::rustls_provider::CryptoMode::AwsLc,
-            ))
-            // A bundle that can't be used is reported below, and then no call is made.
-            .tls_context(trust::tls_context(&shared).unwrap_or_default())
-            .build_https();
+        let shared = read_files(settings).await;
+        // A bundle that can't be used is reported below, and then no call is made.
+        let trusted = trust::tls_context(&shared).unwrap_or_default();
+        let http = proxy::http_client(trusted, ProxyConfig::from_env(), POOL_IDLE);
         let endpoint = endpoint_of(&shared, settings);
         let region = match (shared.region(), &endpoint) {
-            (Some(region), _) => Some(region.clone()),
+            (Some(region), _) => Some(tidy_region(region)),
             (None, Some(_)) => Some(Region::new(NO_REGION)),
             (None, None) => {
                 RegionProviderChain::first_try(ImdsRegionProvider::builder().build())
@@ -135,32 +124,62 @@ impl Clients {
                     .await
             }
         };
-        let credentials = match &settings.credentials {
-            Some(credentials) => SharedCredentialsProvider::new(credentials.clone()),
-            None => credentials_of(endpoint.as_deref(), region.clone()).await,
+        let identity = match &settings.credentials {
+            Some(fixed) => Identity::over(SharedCredentialsProvider::new(fixed.clone())),
+            None => {
+                let (endpoint, region) = (endpoint.clone(), region.clone());
+                Identity::new(Box::new(move || {
+                    credentials_of(endpoint.clone(), region.clone()).boxed()
+                }))
+            }
         };
-        let shared = shared
-            .into_builder()
-            .region(region)
-            .credentials_provider(credentials)
-            .build();
-        Self::from_shared(&shared, settings, http)
+        let shared = shared.into_builder().region(region).build();
+        Self::from_parts(&shared, settings, identity, http)
     }
 
-    /// Builds the clients from what was found. The endpoint is looked up in both.
+    /// Builds the clients from what was found, credentials included.
+    #[cfg(test)]
     pub(super) fn from_shared(
         shared: &SdkConfig,
         settings: &StorageSettings,
         http: impl HttpClient + 'static,
     ) -> Self {
+        let provider = shared.credentials_provider();
+        let provider = provider.unwrap_or_else(|| {
+            use aws_credential_types::{credential_fn, provider::error::CredentialsError};
+            SharedCredentialsProvider::new(credential_fn::provide_credentials_fn(|| async {
+                Err(CredentialsError::not_loaded_no_source())
+            }))
+        });
+        Self::from_parts(shared, settings, Identity::over(provider), http)
+    }
+
+    /// The endpoint is looked up in both `shared` and `settings`.
+    fn from_parts(
+        shared: &SdkConfig,
+        settings: &StorageSettings,
+        identity: Identity,
+        http: impl HttpClient + 'static,
+    ) -> Self {
         let endpoint = endpoint_of(shared, settings);
         let custom = endpoint.is_some();
         let path_style = settings.force_path_style.unwrap_or(custom);
-        let checksums = match settings.checksums {
-            Checksums::Auto if custom => Checksums::WhenRequired,
-            Checksums::Auto => Checksums::WhenSupported,
+        let checksums = |variable, profile| match settings.checksums {
+            Checksums::Auto => match said_of_checksums(shared, variable, profile) {
+                Some(said) => said,
+                None if custom => Checksums::WhenRequired,
+                None => Checksums::WhenSupported,
+            },
             explicit => explicit,
         };
+        let sent = checksums(
+            "AWS_REQUEST_CHECKSUM_CALCULATION",
+            "request_checksum_calculation",
+        );
+        let checked = checksums(
+            "AWS_RESPONSE_CHECKSUM_VALIDATION",
+            "response_checksum_validation",
+        );
         let misconfigured = misconfigured(shared, endpoint.as_deref());
         if let Some(failure) = &misconfigured {
             tracing::error!(
@@ -173,7 +192,8 @@ impl Clients {
             endpoint = endpoint.as_deref().unwrap_or("aws"),
             region = shared.region().map_or("none", AsRef::as_ref),
             path_style,
-            ?checksums,
+            checksums_sent = ?sent,
+            checksums_checked = ?checked,
             attempt_timeout_s = settings.attempt_timeout.as_secs_f64(),
             connect_timeout_s = settings.connect_timeout.as_secs_f64(),
             retries = "adaptive limiter, 1 attempt a call",
@@ -185,6 +205,9 @@ impl Clients {
         let client = |lane: Lane| {
             let mut builder = config::Builder::from(shared)
                 .http_client(http.clone())
+                // It keeps them itself.
+                .credentials_provider(identity.clone())
+                .identity_cache(IdentityCache::no_cache())
                 .endpoint_resolver(ByBucket::new(Arc::clone(&regions)))
                 .interceptor(AnswerReader::new(Arc::clone(&regions)))
                 // The limiter is asked before the attempt and told after it; one attempt, so that ours don't multiply.
@@ -201,22 +224,24 @@ impl Clients {
                 // One request a call: a bucket's name must not make the SDK ask for a session first.
                 .disable_s3_express_session_auth(true)
                 .behavior_version(BehaviorVersion::v2026_01_12());
-            builder.set_endpoint_url(endpoint.clone());
-            match checksums {
-                Checksums::Auto | Checksums::WhenSupported => builder
-                    .request_checksum_calculation(RequestChecksumCalculation::WhenSupported)
-                    .response_checksum_validation(ResponseChecksumValidation::WhenSupported),
-                Checksums::WhenRequired => builder
-                    .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-                    .response_checksum_validation(ResponseChecksumValidation::WhenRequired),
-            }
+            builder.set_endpoint_url(endpoint.as_deref().map(with_slash));
+            builder
+                .request_checksum_calculation(match sent {
+                    Checksums::WhenRequired => RequestChecksumCalculation::WhenRequired,
+                    _ => RequestChecksumCalculation::WhenSupported,
+                })
+                .response_checksum_validation(match checked {
+                    Checksums::WhenRequired => ResponseChecksumValidation::WhenRequired,
+                    _ => ResponseChecksumValidation::WhenSupported,
+                })
         };
         Self {
             lanes: Lane::ALL.map(|lane| Client::from_conf(client(lane).build())),
+            identity: identity.clone(),
             attempt_timeout: settings.attempt_timeout,
             connect_timeout: settings.connect_timeout,
             copy_whole_up_to: settings.copy_whole_up_to,
-            checksums_supported: checksums != Checksums::WhenRequired,
+            checksums_supported: sent != Checksums::WhenRequired,
             endpoint: shown_endpoint(shared, endpoint.as_deref()).into(),
             over_tls: endpoint.is_none_or(|url| url.starts_with("https://")),
             require_etag: settings.require_etag,
@@ -227,6 +252,11 @@ impl Clients {
     /// The lane's client.
     pub(super) const fn of(&self, lane: Lane) -> &Client {
         &self.lanes[lane.index()]
+    }
+
+    /// S3 refused what a request was signed with: the next one is signed with what is found then.
+    pub(super) fn credentials_refused(&self) {
+        self.identity.refused();
     }
 
     /// Time-outs for one call that moves `size` bytes: one second more for each mebibyte.
@@ -246,6 +276,48 @@ fn timeouts(attempt: Duration, connect: Duration) -> TimeoutConfig {
         .build()
 }
 
+/// What the environment and AWS's files say; without credentials, since their chain depends on the endpoint, which
+/// is only known after this. Asks the network for nothing.
+async fn read_files(settings: &StorageSettings) -> SdkConfig {
+    let region = settings.region.clone().map(Region::new);
+    aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .region(
+            RegionProviderChain::first_try(region)
+                .or_else(EnvironmentVariableRegionProvider::new())
+                .or_else(ProfileFileRegionProvider::new()),
+        )
+        .no_credentials()
+        .load()
+        .await
+}
+
+/// Why no call could be made with these settings, as far as that can be seen without asking anybody: a region that
+/// is missing may still be known to the machine's metadata service.
+pub async fn misconfiguration(settings: &StorageSettings) -> Option<Failure> {
+    let shared = read_files(settings).await;
+    let endpoint = endpoint_of(&shared, settings);
+    let region = shared.region().map(tidy_region);
+    let region = region.unwrap_or_else(|| Region::new(NO_REGION));
+    let shared = shared.into_builder().region(region).build();
+    misconfigured(&shared, endpoint.as_deref())
+}
+
+/// What the SDK's own variable or profile says of checksums. It is asked here, since the SDK's word for it is the same
+/// for a default and for an order.
+fn said_of_checksums(shared: &SdkConfig, variable: &str, profile: &str) -> Option<Checksums> {
+    let key = ServiceConfigKey::builder()
+        .service_id("S3")
+        .env(variable)
+        .profile(profile)
+        .build();
+    let said = shared.service_config()?.load_config(key.ok()?)?;
+    match said.trim().to_ascii_lowercase().as_str() {
+        "when_supported" => Some(Checksums::WhenSupported),
+        "when_required" => Some(Checksums::WhenRequired),
+        _ => None,
+    }
+}
+
 /// The custom endpoint: the setting, `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, or their like in a profile.
 fn endpoint_of(shared: &SdkConfig, settings: &StorageSettings) -> Option<String> {
     let for_s3 = || {
@@ -257,7 +329,23 @@ fn endpoint_of(shared: &SdkConfig, settings: &StorageSettings) -> Option<String>
         shared.service_config()?.load_config(key.ok()?)
     };
     let for_all = || shared.endpoint_url().map(str::to_owned);
-    settings.endpoint.clone().or_else(for_s3).or_else(for_all)
+    let found = settings.endpoint.clone().or_else(for_s3).or_else(for_all)?;
+    Some(found.trim().to_owned())
+}
+
+/// The SDK puts the bucket's name right behind a path.
+fn with_slash(endpoint: &str) -> String {
+    let rest = endpoint.split_once("://").map_or("", |(_, rest)| rest);
+    let slash = if rest.contains('/') && !rest.ends_with('/') {
+        "/"
+    } else {
+        ""
+    };
+    format!("{endpoint}{slash}")
+}
+
+fn tidy_region(region: &Region) -> Region {
+    Region::new(region.as_ref().trim().to_owned())
 }
 
 /// The endpoint without user and password; AWS's own is worked out as the SDK does it, before the bucket's name
@@ -289,10 +377,10 @@ fn shown_endpoint(shared: &SdkConfig, custom: Option<&str>) -> String {
 /// The standard chain. A store on this very machine is no reason to ask EC2's metadata service, which
 /// takes seconds to fail elsewhere.
 async fn credentials_of(
-    endpoint: Option<&str>,
+    endpoint: Option<String>,
     region: Option<Region>,
 ) -> SharedCredentialsProvider {
-    if endpoint.is_some_and(is_loopback) {
+    if endpoint.as_deref().is_some_and(is_loopback) {
         let chain = CredentialsProviderChain::first_try(
             "Environment",
             EnvironmentVariableCredentialsProvider::new(),
@@ -351,16 +439,26 @@ fn misconfigured(shared: &SdkConfig, endpoint: Option<&str>) -> Option<Failure> 
     if let Err(message) = trust::tls_context(shared) {
         return failure("ca_bundle_invalid", message);
     }
-    if shared.region().is_none() {
+    let Some(region) = shared.region().map(AsRef::as_ref) else {
         let message = "no region: set s3.region or AWS_REGION";
         return failure("region_missing", message.to_owned());
+    };
+    // It goes into the host and into a header, and the SDK panics over what can't.
+    let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if region.is_empty() || !region.chars().all(is_word) {
+        let message = format!(
+            "the region {region:?} is none: correct s3.region, AWS_REGION or the profile's region"
+        );
+        return failure("region_invalid", message);
     }
     let endpoint = endpoint?;
     let is_web = endpoint.starts_with("http://") || endpoint.starts_with("https://");
-    if is_web && HttpRequest::empty().set_uri(endpoint).is_ok() {
+    let is_visible = endpoint.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_web && is_visible && HttpRequest::empty().set_uri(endpoint).is_ok() {
         return None;
     }
-    let message = format!("the endpoint {endpoint} is not an http:// or https:// URL");
+    let shown = shown_endpoint(shared, Some(endpoint));
+    let message = format!("the endpoint {shown:?} is not an http:// or https:// URL");
     failure("endpoint_invalid", message)
 }
 

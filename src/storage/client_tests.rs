@@ -1,4 +1,5 @@
 use aws_sdk_s3::config::retry::RetryMode;
+use aws_types::service_config::LoadServiceConfig;
 
 use super::*;
 use crate::job::{Operation, operation::PutOptions};
@@ -182,5 +183,80 @@ async fn only_a_web_url_is_an_endpoint() {
             ..settings()
         };
         assert_eq!(built(&settings).misconfigured.is_none(), good, "{endpoint}");
+    }
+}
+
+/// The environment and the files of AWS, as far as they speak of checksums.
+#[derive(Debug)]
+struct Said(&'static [(&'static str, &'static str)]);
+
+impl LoadServiceConfig for Said {
+    fn load_config(&self, key: ServiceConfigKey<'_>) -> Option<String> {
+        let said = self.0.iter().find(|(name, _)| *name == key.env());
+        said.map(|(_, value)| (*value).to_owned())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn aws_s_own_variables_decide_on_checksums_unless_the_setting_does() {
+    let aws = || StorageSettings {
+        endpoint: None,
+        ..settings()
+    };
+    let forced = StorageSettings {
+        checksums: Checksums::WhenRequired,
+        ..settings()
+    };
+    let sent = "AWS_REQUEST_CHECKSUM_CALCULATION";
+    let checked = "AWS_RESPONSE_CHECKSUM_VALIDATION";
+    let cases: [(&'static [_], StorageSettings, bool, bool); 5] = [
+        (&[], aws(), true, true),
+        (
+            &[("AWS_REQUEST_CHECKSUM_CALCULATION", "WHEN_REQUIRED")],
+            aws(),
+            false,
+            true,
+        ),
+        (
+            &[("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")],
+            aws(),
+            true,
+            false,
+        ),
+        (
+            &[("AWS_REQUEST_CHECKSUM_CALCULATION", "when_supported")],
+            settings(),
+            true,
+            false,
+        ),
+        (
+            &[("AWS_REQUEST_CHECKSUM_CALCULATION", "when_supported")],
+            forced,
+            false,
+            false,
+        ),
+    ];
+    for (said, settings, sends, checks) in cases {
+        assert!(said.iter().all(|(name, _)| [sent, checked].contains(name)));
+        let shared = shared(keys()).into_builder();
+        let shared = shared.service_config(Said(said)).build();
+        let stage = Stage::with([Answer::status(200)], &settings, &shared);
+        stage.run(op::put(PutOptions::default())).await.unwrap();
+        let headers = &stage.seen()[0].headers;
+        assert_eq!(
+            headers.contains_key("x-amz-checksum-crc32"),
+            sends,
+            "{said:?}"
+        );
+        let http = aws_smithy_http_client::Builder::new().build_http();
+        let clients = Clients::from_shared(&shared, &settings, http);
+        assert_eq!(clients.checksums_supported, sends);
+        let config = clients.of(Lane::Read).config();
+        let validation = config.response_checksum_validation();
+        assert_eq!(
+            validation == Some(&ResponseChecksumValidation::WhenSupported),
+            checks,
+            "{said:?}"
+        );
     }
 }

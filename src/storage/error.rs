@@ -189,12 +189,12 @@ fn hint(raw: &HttpResponse) -> Option<Duration> {
 }
 
 fn of_dispatch(error: &(dyn Error + 'static), timed_out: bool, network: bool) -> Failure {
-    if find::<CredentialsError>(error).is_some() {
-        on_the_way(
-            FailureClass::Credentials,
-            "credentials_missing",
-            describe(error),
-        )
+    if let Some(missing) = find::<CredentialsError>(error) {
+        let code = match missing {
+            CredentialsError::InvalidConfiguration(_) => "credentials_invalid",
+            _ => "credentials_missing",
+        };
+        on_the_way(FailureClass::Credentials, code, describe(error))
     } else if let Some(broken) = find::<hyper::Error>(error).filter(|error| error.is_parse()) {
         of_no_http(&broken.to_string(), describe(error))
     } else if timed_out {

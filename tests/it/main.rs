@@ -8,6 +8,7 @@
     reason = "a test that meets an error fails, and says where; `make test` hands over in the environment"
 )]
 
+mod access;
 mod architecture;
 mod bad_jobs;
 mod broker_addresses;

@@ -27,14 +27,14 @@ use crate::{
 };
 
 /// An authority and a certificate of it for 127.0.0.1, as files and as the front takes them.
-struct Authority {
+pub(crate) struct Authority {
     folder: tempfile::TempDir,
     chain: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -55,7 +55,7 @@ impl Authority {
         }
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.folder.path().join(name).to_str().unwrap().to_owned()
     }
 
@@ -80,7 +80,7 @@ impl Authority {
     }
 
     /// HTTPS in front of the stage's S3 server, for as long as the set lives; its URL.
-    async fn front(&self, stage: &Stage) -> (JoinSet<()>, String) {
+    pub(crate) async fn front(&self, stage: &Stage) -> (JoinSet<()>, String) {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

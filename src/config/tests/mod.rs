@@ -1,5 +1,6 @@
 //! The promises of the settings; `Given` builds sources for them.
 
+mod amazon;
 mod brokers;
 mod layers;
 mod reference;

@@ -1,5 +1,6 @@
 //! Answers as stores, proxies and half-built servers give them, on the wire: what each does to a job.
 
+mod access;
 mod keys;
 mod lists;
 mod misrouted;
