@@ -2,9 +2,17 @@
 
 use clap::{Args, Subcommand};
 
+use secrecy::ExposeSecret;
+
 use super::{
-    Exit, Outcome, Output, Shared,
+    CommandError, Exit, Outcome, Output, Shared,
     output::{Rows, print, print_json},
+};
+use crate::{
+    config::{Loaded, Settings},
+    ledger, storage,
+    terminal::escaped,
+    worker::storage_settings,
 };
 
 /// Arguments of `brigade config`.
@@ -18,11 +26,11 @@ pub(super) struct ConfigArgs {
 enum ConfigCommand {
     /// Print every setting and where it came from; secrets are masked
     Show,
-    /// Say whether the settings are sound
+    /// Say whether the settings are sound, the S3 endpoint is a URL and the ledger's folder can be written to
     Check,
 }
 
-pub(super) fn run(shared: &Shared, args: &ConfigArgs) -> Outcome {
+pub(super) async fn run(shared: &Shared, args: &ConfigArgs) -> Outcome {
     let loaded = shared.load(Vec::new())?;
     match (&args.command, shared.output) {
         (ConfigCommand::Show, Output::Json) => print_json(&loaded.entries())?,
@@ -33,8 +41,37 @@ pub(super) fn run(shared: &Shared, args: &ConfigArgs) -> Outcome {
             }
             print(rows)?;
         }
-        (ConfigCommand::Check, Output::Json) => print_json(&serde_json::json!({"ok": true}))?,
-        (ConfigCommand::Check, Output::Text) => print("the settings are sound")?,
+        (ConfigCommand::Check, output) => check(&loaded, output).await?,
     }
     Ok(Exit::Done)
+}
+
+async fn check(loaded: &Loaded, output: Output) -> Result<(), CommandError> {
+    let problems = problems(&loaded.settings).await;
+    if !problems.is_empty() {
+        return Err(CommandError::usage(problems.join("\n")));
+    }
+    let warnings = loaded.warnings();
+    match output {
+        Output::Json => print_json(&serde_json::json!({"ok": true, "warnings": warnings})),
+        Output::Text => {
+            for warning in warnings {
+                print(format!("warning: {}", escaped(warning)))?;
+            }
+            print("the settings are sound")
+        }
+    }
+}
+
+/// What no worker can work with, though each setting is sound. Connects to nothing.
+async fn problems(settings: &Settings) -> Vec<String> {
+    let mut problems = Vec::new();
+    if let Err(error) = ledger::check_place(settings.ledger.url.expose_secret()) {
+        problems.push(format!("{error} ({})", settings.ledger.url_named));
+    }
+    // From the AWS files too, which the settings know nothing of.
+    if let Some(failure) = storage::misconfiguration(&storage_settings(settings)).await {
+        problems.push(format!("S3 can't be called: {}", failure.message));
+    }
+    problems
 }

@@ -255,7 +255,7 @@ async fn dispatch(cli: Cli) -> Outcome {
         Command::Dead(args) => dead::run(&shared, args).await,
         Command::Circuit(args) => circuit::run(&shared, args).await,
         Command::Migrate(args) => migrate::run(&shared, args).await,
-        Command::Config(args) => config::run(&shared, &args),
+        Command::Config(args) => config::run(&shared, &args).await,
         Command::Topology(args) => topology::run(&shared, args).await,
         Command::Doctor(args) => doctor::run(&shared, args).await,
         Command::Healthcheck => healthcheck::run(&shared).await,

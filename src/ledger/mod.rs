@@ -439,6 +439,15 @@ pub async fn clock(url: &str) -> Result<Option<Timestamp>, LedgerError> {
     }
 }
 
+/// Whether the URL names a ledger that could be: one of a kind that is known, in a folder that is there and may be
+/// written to. Connects to nothing and makes nothing.
+pub fn check_place(url: &str) -> Result<(), LedgerError> {
+    match Database::of(url)? {
+        Database::Sqlite => sqlite::check_place(url),
+        Database::Postgres => postgres::check_place(url),
+    }
+}
+
 /// Whether workers on several machines can share it.
 pub fn is_for_a_fleet(url: &str) -> Result<bool, LedgerError> {
     match Database::of(url)? {

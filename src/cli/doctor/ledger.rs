@@ -19,6 +19,7 @@ pub(super) async fn examine(settings: &Settings, timeout: Duration) -> Vec<Findi
     let url = settings.ledger.url.expose_secret();
     let examining = async {
         let for_a_fleet = ledger::is_for_a_fleet(url)?;
+        ledger::check_place(url)?;
         let pending = ledger::pending(url).await?;
         if !pending.is_empty() {
             let message = format!("the schema is behind: {}", pending.join(", "));

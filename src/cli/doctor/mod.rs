@@ -7,7 +7,10 @@ mod broker;
 mod ledger;
 mod storage;
 
+use std::{any::Any, panic::AssertUnwindSafe};
+
 use clap::Args;
+use futures_util::FutureExt;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -91,25 +94,33 @@ impl Finding {
 }
 
 pub(super) async fn run(shared: &Shared, args: DoctorArgs) -> Outcome {
-    let settings = shared.load(Vec::new())?.settings;
+    let loaded = shared.load(Vec::new())?;
+    let settings = &loaded.settings;
     let timeout = shared.timeout;
     // Whether the ledger is down, for those who look at what waits for it.
     let (told, heard) = oneshot::channel();
     let (kept, queued, stored) = tokio::join!(
         async {
-            let findings = ledger::examine(&settings, timeout).await;
+            let findings = caught("ledger", ledger::examine(settings, timeout)).await;
             let is_down = findings.iter().any(|it| it.verdict == Verdict::Mend);
             // Nobody hears it when there is no broker to ask.
             let _unheard = told.send(is_down);
             findings
         },
-        broker::examine(&settings, args.management, timeout, heard),
-        storage::examine(&settings, &args.bucket, timeout),
+        caught(
+            "broker",
+            broker::examine(settings, args.management, timeout, heard),
+        ),
+        caught("s3", storage::examine(settings, &args.bucket, timeout)),
     );
     // The ledger first: while it is down, lanes pause, and their queues look as if nobody worked.
     let mut findings = kept;
     findings.extend(queued);
     findings.extend(stored);
+    findings.extend(loaded.warnings().iter().map(|warning| {
+        let cure = "take it off where the value comes from: other programs may not";
+        Finding::warn("settings", warning, cure)
+    }));
     let sick = findings.iter().any(|it| it.verdict == Verdict::Mend);
     match shared.output {
         Output::Json => print_json(&serde_json::json!({"ok": !sick, "findings": findings}))?,
@@ -130,11 +141,43 @@ pub(super) async fn run(shared: &Shared, args: DoctorArgs) -> Outcome {
     Ok(if sick { Exit::Failed } else { Exit::Done })
 }
 
+/// What a check found. One that panics is a finding, and the others go on.
+async fn caught(check: &str, examining: impl Future<Output = Vec<Finding>>) -> Vec<Finding> {
+    let text = |panic: Box<dyn Any + Send>| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "a panic without words".to_owned())
+    };
+    match AssertUnwindSafe(examining).catch_unwind().await {
+        Ok(findings) => findings,
+        Err(panic) => {
+            let message = format!("the check panicked: {}", text(panic));
+            let cure = "look at the settings and variables of this part for what is odd; it is a bug all the \
+                        same, please report it";
+            vec![Finding::mend(check, message, cure)]
+        }
+    }
+}
+
 /// A clock's lead over another in words.
 fn apart(seconds: i64) -> String {
     let far = seconds.unsigned_abs();
     match seconds {
         0.. => format!("{far} s ahead of"),
         _ => format!("{far} s behind"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_check_that_panics_is_a_finding() {
+        let found = caught("s3", async { panic!("no HeaderValue") }).await;
+        assert_eq!(found[0].verdict, Verdict::Mend);
+        assert_eq!(found[0].message, "the check panicked: no HeaderValue");
+        let good = caught("s3", async { vec![Finding::ok("s3", "fine")] }).await;
+        assert_eq!(good[0].verdict, Verdict::Ok);
     }
 }

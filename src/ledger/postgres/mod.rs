@@ -142,6 +142,11 @@ fn place(options: &PgConnectOptions) -> String {
 }
 
 /// Reads the URL, of which nothing may be shown: it holds a password.
+/// Whether it is a URL at all.
+pub(super) fn check_place(url: &str) -> Result<(), LedgerError> {
+    options(url).map(drop)
+}
+
 fn options(url: &str) -> Result<PgConnectOptions, LedgerError> {
     let options: PgConnectOptions = url.parse().map_err(|_| {
         LedgerError::Refused(

@@ -13,9 +13,10 @@ mod transaction;
 mod uploads;
 mod write;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use async_trait::async_trait;
+use rustix::fs::Access;
 use sqlx::{
     AssertSqlSafe, ConnectOptions, SqlitePool,
     error::DatabaseError,
@@ -105,6 +106,39 @@ impl SqliteLedger {
             readers: readers.connect_lazy_with(options.pragma("query_only", "on")),
         })
     }
+}
+
+/// Whether a ledger's file is there or could be made: SQLite makes files beside it, and no folder.
+pub(super) fn check_place(url: &str) -> Result<(), LedgerError> {
+    let options = options(url)?;
+    let file = options.get_filename();
+    let folder = match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let why = |what: &str| {
+        let (file, folder) = (file.display(), folder.display());
+        Err(LedgerError::Down(format!(
+            "the ledger {file} can't be: the folder {folder} {what}"
+        )))
+    };
+    if !folder.exists() {
+        return why("is not there, make it");
+    }
+    if !folder.is_dir() {
+        return why("is no folder");
+    }
+    let writable = Access::WRITE_OK | Access::EXEC_OK;
+    if let Err(error) = rustix::fs::access(folder, writable) {
+        return why(&format!("can't be written to by this user ({error})"));
+    }
+    if file.is_dir() {
+        let file = file.display();
+        return Err(LedgerError::Down(format!(
+            "the ledger can't be {file}, which is a folder: name a file in it"
+        )));
+    }
+    Ok(())
 }
 
 /// Reads the URL. A ledger in memory would forget on exit what it promised to know.
