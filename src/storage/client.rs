@@ -34,7 +34,7 @@ use futures_util::FutureExt;
 
 use super::{
     door::DoorClient,
-    identity::Identity,
+    identity::{self, Identity},
     proxy,
     reader::AnswerReader,
     region::{ByBucket, Regions},
@@ -299,18 +299,28 @@ pub async fn misconfiguration(settings: &StorageSettings) -> Option<Failure> {
     let region = shared.region().map(tidy_region);
     let region = region.unwrap_or_else(|| Region::new(NO_REGION));
     let shared = shared.into_builder().region(region).build();
-    misconfigured(&shared, endpoint.as_deref())
+    misconfigured(&shared, endpoint.as_deref()).or_else(|| {
+        // In a worker no reason to give up: the file may be rewritten while it runs.
+        // Set to nothing is not set.
+        let said = |variable, profile| {
+            let said = said_to_sdk(&shared, variable, profile);
+            said.filter(|value| !value.is_empty())
+                .unwrap_or_else(|| "none".to_owned())
+        };
+        let unfit = identity::unfit(
+            &said("AWS_ACCESS_KEY_ID", "aws_access_key_id"),
+            &said("AWS_SECRET_ACCESS_KEY", "aws_secret_access_key"),
+            Some(&said("AWS_SESSION_TOKEN", "aws_session_token")),
+        )?;
+        let class = FailureClass::Credentials;
+        Some(Failure::ours(class, "credentials_invalid", unfit))
+    })
 }
 
 /// What the SDK's own variable or profile says of checksums. It is asked here, since the SDK's word for it is the same
 /// for a default and for an order.
 fn said_of_checksums(shared: &SdkConfig, variable: &str, profile: &str) -> Option<Checksums> {
-    let key = ServiceConfigKey::builder()
-        .service_id("S3")
-        .env(variable)
-        .profile(profile)
-        .build();
-    let said = shared.service_config()?.load_config(key.ok()?)?;
+    let said = said_to_sdk(shared, variable, profile)?;
     match said.trim().to_ascii_lowercase().as_str() {
         "when_supported" => Some(Checksums::WhenSupported),
         "when_required" => Some(Checksums::WhenRequired),
@@ -318,16 +328,19 @@ fn said_of_checksums(shared: &SdkConfig, variable: &str, profile: &str) -> Optio
     }
 }
 
+/// The variable's value, or else the profile's.
+fn said_to_sdk(shared: &SdkConfig, variable: &str, profile: &str) -> Option<String> {
+    let key = ServiceConfigKey::builder()
+        .service_id("S3")
+        .env(variable)
+        .profile(profile)
+        .build();
+    shared.service_config()?.load_config(key.ok()?)
+}
+
 /// The custom endpoint: the setting, `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, or their like in a profile.
 fn endpoint_of(shared: &SdkConfig, settings: &StorageSettings) -> Option<String> {
-    let for_s3 = || {
-        let key = ServiceConfigKey::builder()
-            .service_id("S3")
-            .env("AWS_ENDPOINT_URL")
-            .profile("endpoint_url")
-            .build();
-        shared.service_config()?.load_config(key.ok()?)
-    };
+    let for_s3 = || said_to_sdk(shared, "AWS_ENDPOINT_URL", "endpoint_url");
     let for_all = || shared.endpoint_url().map(str::to_owned);
     let found = settings.endpoint.clone().or_else(for_s3).or_else(for_all)?;
     Some(found.trim().to_owned())

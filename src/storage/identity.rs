@@ -232,56 +232,51 @@ impl From<Missing> for CredentialsError {
 
 /// The credentials without white space at the ends of their parts. The error names a part that can't be sent.
 fn fit(found: Credentials) -> Result<Credentials, String> {
-    let parts = [
-        (
-            "access key id",
-            "AWS_ACCESS_KEY_ID",
-            Some(found.access_key_id()),
-        ),
-        (
-            "secret access key",
-            "AWS_SECRET_ACCESS_KEY",
-            Some(found.secret_access_key()),
-        ),
-        ("session token", "AWS_SESSION_TOKEN", found.session_token()),
-    ];
-    let mut trimmed = false;
-    for (name, variable, value) in parts {
-        let Some(value) = value else { continue };
-        let fit = value.trim();
-        if fit.len() < value.len() {
-            trimmed = true;
-            tracing::warn!(
-                part = name,
-                "white space at the ends of S3 credentials is left out"
-            );
-        }
-        let bad = fit.chars().position(|c| !c.is_ascii_graphic());
-        let why = match bad {
-            _ if fit.is_empty() && name != "session token" => "is empty".to_owned(),
-            Some(at) => format!(
-                "has a character at place {} that no request can carry",
-                at + 1
-            ),
-            None => continue,
-        };
-        return Err(format!(
-            "the {name} {why}: correct it where it comes from ({variable}, the shared credentials file, a \
-             credential process or another provider)"
-        ));
+    let (key, secret) = (found.access_key_id(), found.secret_access_key());
+    let token = found.session_token();
+    if let Some(why) = unfit(key, secret, token) {
+        return Err(why);
     }
-    if !trimmed {
+    let has_more = |text: &str| text.trim().len() < text.len();
+    if !has_more(key) && !has_more(secret) && !token.is_some_and(has_more) {
         return Ok(found);
     }
-    let token = found.session_token().map(|token| token.trim().to_owned());
+    tracing::warn!("white space at the ends of S3 credentials is left out");
+    let token = token.map(|token| token.trim().to_owned());
     let mut fit = Credentials::builder()
-        .access_key_id(found.access_key_id().trim())
-        .secret_access_key(found.secret_access_key().trim())
+        .access_key_id(key.trim())
+        .secret_access_key(secret.trim())
         .provider_name("trimmed");
     fit.set_session_token(token);
     fit.set_expiry(found.expiry());
     fit.set_account_id(found.account_id().cloned());
     Ok(fit.build())
+}
+
+/// Which part can't be sent, white space at its ends apart, and why; without its value.
+pub(super) fn unfit(key: &str, secret: &str, token: Option<&str>) -> Option<String> {
+    let parts = [
+        ("access key id", "AWS_ACCESS_KEY_ID", key),
+        ("secret access key", "AWS_SECRET_ACCESS_KEY", secret),
+        (
+            "session token",
+            "AWS_SESSION_TOKEN",
+            token.unwrap_or("none"),
+        ),
+    ];
+    parts.into_iter().find_map(|(name, variable, value)| {
+        let value = value.trim();
+        let bad = value.chars().position(|c| !c.is_ascii_graphic());
+        let why = match bad {
+            _ if value.is_empty() && name != "session token" => "is empty".to_owned(),
+            Some(at) => format!("has a character at place {} that no request can carry", at + 1),
+            None => return None,
+        };
+        Some(format!(
+            "the {name} {why}: correct it where it comes from ({variable}, the shared credentials file, a \
+             credential process or another provider)"
+        ))
+    })
 }
 
 impl ProvideCredentials for Identity {

@@ -103,12 +103,44 @@ async fn a_rewritten_credentials_file_is_read_without_a_restart() {
     stage.assert_all_completed().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_process_that_gives_nonsense_makes_jobs_wait_until_it_does_not() {
+    let mut stage = Stage::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let write = |key: &str, secret: &str| {
+        let text = serde_json::json!({"Version": 1, "AccessKeyId": key, "SecretAccessKey": secret});
+        std::fs::write(path("new"), text.to_string()).unwrap();
+        std::fs::rename(path("new"), path("keys.json")).unwrap();
+    };
+    write("AK\nID", "secret");
+    let process = format!(
+        "[default]\ncredential_process = /bin/cat {}\n",
+        path("keys.json")
+    );
+    std::fs::write(path("config"), process).unwrap();
+    let config = path("config");
+    let variables = [("AWS_CONFIG_FILE", config.as_str())];
+    let log = folder.path().join("worker.log");
+    let worker = WorkerProcess::start_with(&stage.pairs(), ("", ""), &variables, log);
+    stage.publish(Lane::Upload, stage::put("put", "k")).await;
+    let why = serde_json::json!({"job": "put", "reason": "credentials", "error": "place 3"});
+    until_said(&worker, "parked", why).await;
+    let (key, secret) = stage.s3.keys();
+    write(key, secret);
+    stage.until("put", State::Completed).await;
+    assert!(!worker.log().contains("panicked"));
+    stage.assert_all_completed().await;
+}
+
 #[test]
 fn an_endpoint_and_a_ledger_that_can_not_work_are_found_before_a_worker_starts() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
     std::fs::write(path("config"), "[default]\nendpoint_url = minio:9000\n").unwrap();
     std::fs::write(path("file"), "").unwrap();
+    let keys = "[default]\naws_access_key_id = AK ID\naws_secret_access_key = hunter2\n";
+    std::fs::write(path("credentials"), keys).unwrap();
     let (nowhere, beneath) = (
         format!("sqlite://{}", path("none/ledger.db")),
         format!("sqlite://{}", path("file/ledger.db")),
@@ -134,6 +166,16 @@ fn an_endpoint_and_a_ledger_that_can_not_work_are_found_before_a_worker_starts()
         assert_eq!(found.status.code(), Some(1), "{found_text}");
         assert!(found_text.contains(said), "{variable:?}: {found_text}");
     }
+    let checked = brigade(
+        &[("AWS_SHARED_CREDENTIALS_FILE", &path("credentials"))],
+        &["config", "check"],
+    );
+    let why = text(&checked.stderr);
+    assert_eq!(checked.status.code(), Some(64), "{why}");
+    assert!(
+        why.contains("access key id has a character at place 3"),
+        "{why}"
+    );
     let good = format!("sqlite://{}", path("ledger.db"));
     let checked = brigade(&[("DATABASE_URL", &good)], &["config", "check"]);
     assert_eq!(text(&checked.stdout), "the settings are sound");
