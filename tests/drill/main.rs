@@ -137,9 +137,8 @@ fn breaches(name: &str, shown: &Shown) -> Vec<String> {
         );
         let (subscribed, count) = (shown.resubscriptions, shown.delivery_count);
         bound(
-            // One for each probe, one for each closing, one when the lane has seen how small its messages are, and one for
-            // a hiccup.
-            !half_broken || subscribed <= probes + open.closings + 2,
+            // One for each probe, one for each closing, and one when the lane has seen how small its messages are.
+            !half_broken || subscribed <= probes + open.closings + 1,
             format!(
                 "{subscribed} re-subscriptions for {probes} probes and {} closings",
                 open.closings
