@@ -20,6 +20,8 @@
 
 // `println!` and its kin panic when the disk is full; `terminal` does not.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
+// A job's future nests everything from its lane down to the SDK's connection.
+#![recursion_limit = "256"]
 
 #[macro_use]
 mod crash;

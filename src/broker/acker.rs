@@ -44,6 +44,8 @@ pub struct Acker {
     message: Arc<Message>,
     since: Instant,
     home: Option<mpsc::UnboundedSender<Self>>,
+    /// Times that it came home.
+    returns: u32,
     /// What the message takes of the process's memory.
     held: Option<Held>,
 }
@@ -56,6 +58,7 @@ impl Acker {
             message,
             since: Instant::now(),
             home: None,
+            returns: 0,
             held: None,
         }
     }
@@ -73,6 +76,11 @@ impl Acker {
     /// When the delivery came. The broker's consumer time-out counts from then.
     pub fn since(&self) -> Instant {
         self.since
+    }
+
+    /// How often it came home unsettled.
+    pub fn returns(&self) -> u32 {
+        self.returns
     }
 
     /// Whether the delivery can no longer be settled.
@@ -128,6 +136,7 @@ impl Drop for Acker {
                 message: Arc::clone(&self.message),
                 since: self.since,
                 home: None,
+                returns: self.returns.saturating_add(1),
                 held: self.held.take(),
             };
             // Nobody is home: the process ends, and the broker takes the delivery back.

@@ -43,7 +43,11 @@ pub(super) async fn run(shared: &Shared, args: WorkerArgs) -> Outcome {
     // Before anything starts, so that a signal during the start drains too.
     let mut signals = Signals::try_new()?;
 
-    let worker = Worker::start(settings, &lanes).await?;
+    let worker = tokio::select! {
+        worker = Worker::start(settings, &lanes) => worker?,
+        // Nothing runs yet.
+        () = signals.next() => return Ok(Exit::Done),
+    };
     let http = HttpServer::start(settings.http.listen, Arc::clone(worker.view())).await;
     let http = match http {
         Ok(http) => http,

@@ -200,6 +200,12 @@ impl LaneContext {
         }
     }
 
+    /// Where a delivery goes that the settling of its panic let go of in another one: it starts again, later each
+    /// time.
+    pub(super) fn last_home(&self) -> mpsc::UnboundedSender<Acker> {
+        self.requeues.clone()
+    }
+
     /// Requeues now. Only the runner calls this, with no consumer of ours on the queue.
     pub(super) async fn requeue(&self, acker: Acker, reason: RequeueReason) {
         crash_point!("requeue.before");

@@ -83,8 +83,11 @@ async fn execute_job(
     seen: Seen,
 ) {
     if Instant::now() > seen.start_by(lane) {
+        drop(probe);
         let resolution = Resolution::waited_too_long(&job, seen.now);
-        return settlement::settle(lane, &job, acker, Vec::new(), resolution).await;
+        // Boxed, as all that is rare: each job in flight is as large as its largest way.
+        let settled = settlement::settle(lane, &job, acker, Vec::new(), resolution);
+        return Box::pin(settled).await;
     }
     let Some((entry, job, acker)) = lane.running.enter(lane, job, acker) else {
         return;
@@ -145,8 +148,8 @@ async fn pursue(
                 if !rerun {
                     return Resolution::finished_before(&record);
                 }
-                let again = run(lane, job, None, probe.take(), seen.deadline(lane)).await;
-                return Resolution::rerun(&record, again);
+                let again = run(lane, job, None, probe.take(), seen.deadline(lane));
+                return Resolution::rerun(job, &record, Box::pin(again).await);
             }
         };
         if taken.unfinished >= SUSPECT_AFTER && turn.is_none() {
@@ -158,6 +161,12 @@ async fn pursue(
             {
                 return Resolution::unclaimed(RequeueReason::Drain);
             }
+            if let Ok(guard) = lane.suspects.0.try_lock() {
+                turn = Some(guard);
+                continue;
+            }
+            // One that waits makes no progress: its probe slot goes to another.
+            drop(probe.take());
             tokio::select! {
                 guard = lane.suspects.0.lock() => turn = Some(guard),
                 () = lane.aborted() => return Resolution::unclaimed(RequeueReason::Drain),

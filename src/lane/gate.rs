@@ -57,8 +57,8 @@ pub(super) struct Gate {
 pub(super) enum Leave {
     /// Half-open's: one attempt.
     Probe(Permit),
-    /// To see whether jobs still panic.
-    Trial,
+    /// To see whether jobs still panic; with a probe's permit while the circuit is not closed.
+    Trial(Option<Permit>),
 }
 
 impl Leave {
@@ -66,7 +66,7 @@ impl Leave {
     pub(super) fn into_permit(self) -> Option<Permit> {
         match self {
             Self::Probe(permit) => Some(permit),
-            Self::Trial => None,
+            Self::Trial(permit) => permit,
         }
     }
 }
@@ -122,8 +122,14 @@ impl Gate {
                 permits.map(Leave::Probe).collect()
             }
             Pause::Panicking(_) => {
-                let due = self.panics.borrow().pause()?.1 <= Instant::now();
-                due.then_some(Leave::Trial).into_iter().collect()
+                if self.panics.borrow().pause()?.1 > Instant::now() {
+                    return None;
+                }
+                let permit = match &self.breaker {
+                    Some(breaker) if !self.is_closed() => Some(breaker.reserve_probe()?),
+                    Some(_) | None => None,
+                };
+                vec![Leave::Trial(permit)]
             }
             Pause::Disconnected(_) | Pause::Ledger(_) | Pause::Copies(_) => return None,
         };
@@ -134,18 +140,23 @@ impl Gate {
     pub(super) fn may_probe(&self) -> bool {
         match self.look() {
             Err(Pause::Circuit) => self.is_half_open(),
-            Err(Pause::Panicking(_)) => true,
+            Err(Pause::Panicking(_)) => self.is_closed() || self.is_half_open(),
             Ok(()) | Err(Pause::Disconnected(_) | Pause::Ledger(_) | Pause::Copies(_)) => false,
         }
     }
 
     /// Ends when something changed, or when a leave can be had.
     pub(super) async fn changed(&mut self, pause: &Pause) {
-        let leave_at = match (pause, &self.circuit) {
-            (Pause::Circuit, Some(circuit)) => circuit.borrow().probe_at.map(Instant::from),
-            (Pause::Panicking(_), _) => self.panics.borrow().pause().map(|(_, at)| at),
-            _ => None,
+        let leave_at = match pause {
+            Pause::Circuit => self.circuit_at(),
+            Pause::Panicking(_) => {
+                let trial_at = self.panics.borrow().pause().map(|(_, at)| at);
+                trial_at.max(self.circuit_at())
+            }
+            Pause::Disconnected(_) | Pause::Ledger(_) | Pause::Copies(_) => None,
         };
+        // One that is past and gave no leave waits for a change.
+        let leave_at = leave_at.filter(|at| *at > Instant::now());
         let leave_due = async {
             match leave_at {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -173,6 +184,24 @@ impl Gate {
             () = seen(&mut self.copies) => {}
             () = seen(&mut self.panics) => {}
         }
+    }
+
+    /// When the circuit may move on by itself: its next probe, or the end of a probe that makes no progress.
+    fn circuit_at(&self) -> Option<Instant> {
+        let probe_at = self.circuit.as_ref().and_then(|it| it.borrow().probe_at);
+        let overdue = || self.breaker.as_ref().and_then(|it| it.check_probe());
+        probe_at.or_else(overdue).map(Instant::from)
+    }
+
+    /// Whether half-open has a slot to give: that of a job that said nothing about S3, or waits before its call.
+    pub(super) fn has_free_probe(&self) -> bool {
+        self.breaker.as_ref().is_some_and(|it| it.has_free_probe())
+    }
+
+    fn is_closed(&self) -> bool {
+        self.circuit
+            .as_ref()
+            .is_none_or(|it| it.borrow().is_closed())
     }
 
     fn is_half_open(&self) -> bool {

@@ -10,15 +10,17 @@ use tokio::time::Instant;
 
 use crate::broker::{Acker, Delivery};
 
-/// How long a delivery rests that its own task gave back; chosen.
+/// How long a delivery rests that its own task gave back, doubled for each panic that it came out of; chosen.
 const REST: Duration = Duration::from_secs(1);
+/// So often at most: eight and a half minutes.
+const MOST_DOUBLED: u32 = 9;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Hands {
     /// In order of arrival.
     waiting: VecDeque<Delivery>,
-    /// Given back by their tasks, with the time from which they may start again.
+    /// Given back by their tasks, with the time from which they may start again; the first one first.
     resting: VecDeque<(Instant, Delivery)>,
 }
 
@@ -46,7 +48,10 @@ impl Hands {
             redelivered: false,
             acker,
         };
-        self.resting.push_back((Instant::now() + REST, delivery));
+        let rest = REST * 2_u32.pow(delivery.acker.returns().min(MOST_DOUBLED));
+        let until = Instant::now() + rest;
+        let place = self.resting.partition_point(|(other, _)| *other <= until);
+        self.resting.insert(place, (until, delivery));
     }
 
     /// The next one to start. What went stale is let go: its redelivery decides.

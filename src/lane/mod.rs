@@ -248,6 +248,9 @@ impl LaneRunner {
             }
             if subscription.is_none() && self.resubscription.is_due() {
                 subscription = self.subscribe(slots).await;
+                if subscription.is_some() {
+                    self.context.status.probing();
+                }
                 watchdog = self.watchdog();
             }
             tokio::select! {
@@ -279,7 +282,7 @@ impl LaneRunner {
         }
         self.cancel(subscription).await;
         let requeues = match leaves.first() {
-            Some(Leave::Trial) => RequeueReason::Panic,
+            Some(Leave::Trial(_)) => RequeueReason::Panic,
             Some(Leave::Probe(_)) | None => RequeueReason::CircuitOpen,
         };
         let mut probes = JoinSet::new();
@@ -287,16 +290,21 @@ impl LaneRunner {
             && let Some(delivery) = self.hands.next()
         {
             let Some(leave) = leaves.pop() else { break };
-            match &leave {
-                Leave::Probe(permit) => permit.progress(),
-                Leave::Trial => self.context.panics.tried(Instant::now()),
+            if let Leave::Trial(_) = &leave {
+                self.context.panics.tried(Instant::now());
             }
-            probes.spawn(self.execution(delivery, leave.into_permit()));
+            let permit = leave.into_permit();
+            permit.iter().for_each(Permit::progress);
+            probes.spawn(self.execution(delivery, permit));
         }
         // A slot without a job goes back before the verdicts come.
         drop(leaves);
         self.requeue_all(requeues).await;
-        while !probes.is_empty() && !self.stop.is_cancelled() && self.gate.may_probe() {
+        while !probes.is_empty()
+            && !self.stop.is_cancelled()
+            && self.gate.may_probe()
+            && !self.gate.has_free_probe()
+        {
             tokio::select! {
                 _ = probes.join_next() => {}
                 () = self.stop.cancelled() => {}
@@ -307,7 +315,8 @@ impl LaneRunner {
                 () = self.gate.probe_overdue() => {}
             }
         }
-        // A probe that hung has re-opened the circuit; its job goes on to its own deadline.
+        // A probe that hung has re-opened the circuit, and one that waits has given its slot back: its job goes on to
+        // its own deadline.
         self.tasks
             .spawn(async move { while probes.join_next().await.is_some() {} });
     }
@@ -353,6 +362,7 @@ impl LaneRunner {
         tracing::warn!(lane = %self.context.lane, %ended, "the lane's stream of deliveries ended");
         self.hands.drop_stale();
         self.resubscription.put_off();
+        self.context.status.disconnected(&ended.to_string());
     }
 
     fn forgotten(&self, waiting: u32) {
@@ -380,7 +390,8 @@ impl LaneRunner {
         executor::execute(Arc::clone(&self.context), delivery, probe)
     }
 
-    fn settle_panicked(&mut self, acker: Acker) {
+    fn settle_panicked(&mut self, mut acker: Acker) {
+        acker.returns_to(self.context.last_home());
         let context = Arc::clone(&self.context);
         self.tasks
             .spawn(async move { settlement::settle_panicked(&context, acker).await });

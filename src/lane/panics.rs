@@ -13,6 +13,8 @@ const IN_A_ROW: usize = 3;
 /// The pause until one job is tried again: first and longest; chosen.
 const PAUSE_FIRST: Duration = Duration::from_secs(10);
 const PAUSE_MOST: Duration = Duration::from_secs(600);
+/// From one job that is tried to the next, unless the first one panics; chosen.
+const TRY_NEXT: Duration = Duration::from_secs(1);
 
 /// The panics of one lane.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub(super) struct Streak {
     pause: Duration,
     /// When the next job is tried.
     try_at: Option<Instant>,
+    /// A job is being tried: its panic makes the pause longer.
+    is_tried: bool,
 }
 
 impl Streak {
@@ -75,17 +79,21 @@ impl Panics {
                 if streak.try_at.is_none() {
                     streak.pause = PAUSE_FIRST;
                     streak.try_at = Some(now + PAUSE_FIRST);
+                } else if std::mem::take(&mut streak.is_tried) {
+                    streak.pause = (streak.pause * 2).min(PAUSE_MOST);
+                    streak.try_at = Some(now + streak.pause);
                 }
             }
         });
         fault
     }
 
-    /// One job is tried now. The next one only after a longer pause, unless this one ends without a panic.
+    /// One job is tried now. One that neither runs nor panics, as a repeat does, proves nothing: the next is tried
+    /// soon.
     pub(super) fn tried(&self, now: Instant) {
         self.0.send_modify(|streak| {
-            streak.pause = (streak.pause * 2).min(PAUSE_MOST);
-            streak.try_at = Some(now + streak.pause);
+            streak.is_tried = true;
+            streak.try_at = Some(now + TRY_NEXT);
         });
     }
 
@@ -128,9 +136,15 @@ mod tests {
         assert_eq!(why, "3 jobs in a row panicked, the last with: bang");
         assert_eq!(at, now + PAUSE_FIRST);
         panics.tried(at);
+        assert_eq!(panics.0.borrow().pause().unwrap().1, at + TRY_NEXT);
+        panics.panicked("d", "bang", at);
+        assert_eq!(panics.0.borrow().pause().unwrap().1, at + 2 * PAUSE_FIRST);
+        // Of those that ran beside it nothing more is learnt.
+        panics.panicked("e", "bang", at);
         assert_eq!(panics.0.borrow().pause().unwrap().1, at + 2 * PAUSE_FIRST);
         for _ in 0..20 {
             panics.tried(at);
+            panics.panicked("d", "bang", at);
         }
         assert_eq!(panics.0.borrow().pause().unwrap().1, at + PAUSE_MOST);
         panics.ran_well();

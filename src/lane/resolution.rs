@@ -114,7 +114,7 @@ impl Resolution {
     }
 
     /// A finished job was run once more for its answer; the row stays as it is, and there is no letter.
-    pub(super) fn rerun(row: &JobRecord, run: Run) -> Self {
+    pub(super) fn rerun(job: &Job, row: &JobRecord, run: Run) -> Self {
         let (settlement, report) = match &run.outcome {
             Outcome::Completed(result) => {
                 let report = Report {
@@ -135,7 +135,7 @@ impl Resolution {
             other => (other.settlement(), None),
         };
         let facts = CopyFacts {
-            parks: row.parks + u32::from(run.outcome.raises_parks()),
+            parks: row.parks.max(job.carried.parks) + u32::from(run.outcome.raises_parks()),
             ..CopyFacts::of(row)
         };
         Self {

@@ -15,7 +15,7 @@ use super::{LaneContext, panics::Fault};
 use crate::{
     job::{
         AttemptLog, Failure, FailureClass, Job, Outcome, Timestamp,
-        outcome::{DeadReason, History, Progress, RequeueReason},
+        outcome::{DeadReason, History, MAX_PANICS, Progress, RequeueReason},
     },
     ledger::{LedgerError, Taken},
     resilience::{Held, Permit},
@@ -205,8 +205,9 @@ fn judge(
     let history = History {
         lane: lane.lane,
         parks: taken.map_or(job.carried.parks, |taken| taken.parks),
-        panics: taken.map_or(0, |taken| taken.panics) + u32::from(panicked),
-        age_from: taken.map_or(now, |taken| taken.age_from),
+        // A rerun for its answer has no row that counts: its first panic is the answer.
+        panics: taken.map_or(MAX_PANICS, |taken| taken.panics + u32::from(panicked)),
+        age_from: taken.map_or_else(|| job.enqueued_at(now), |taken| taken.age_from),
     };
     let limits = &lane.limits;
     let mut run = Run {

@@ -51,9 +51,9 @@ pub(super) async fn settle(
     }
     log(lane, job, &resolution);
     let standing = resolution.standing;
-    let (strangers, attached): (Vec<_>, Vec<_>) = attached
-        .into_iter()
-        .partition(|other| is_strange(job, standing, &other.job));
+    let (strangers, attached): (Vec<_>, Vec<_>) = attached.into_iter().partition(|other| {
+        is_strange(job, standing, &other.job) || wants_bytes(&resolution, &other.job)
+    });
     answer(lane, job, &attached, &mut resolution).await;
     // The reply is out or given up: its memory is not held until the broker has the ack as well.
     drop((
@@ -107,6 +107,17 @@ pub(super) async fn settle(
 /// id has not ended, or this delivery is the one that differs from it. It comes again, to be judged by itself.
 fn is_strange(job: &Job, standing: Standing, attached: &Job) -> bool {
     attached.digest != job.digest && (!standing.is_an_end() || standing.differs_from(job))
+}
+
+/// Whether a delivery that attached to a repeat asks for bytes that the row does not have: it comes again, and is run
+/// for its answer.
+fn wants_bytes(resolution: &Resolution, attached: &Job) -> bool {
+    let completed = |report: &Report| report.outcome == State::Completed.as_str();
+    matches!(resolution.standing, Standing::Repeated(_))
+        && resolution.body.is_none()
+        && resolution.report.as_ref().is_some_and(completed)
+        && attached.reply_to.is_some()
+        && attached.operation.is_rerun_for_reply()
 }
 
 /// Tells everybody who asked, and the listeners to events, how the job ended, if it did.

@@ -212,6 +212,12 @@ impl CircuitBreaker {
         }
     }
 
+    /// Whether half-open has a slot that no probe holds.
+    pub fn has_free_probe(&self) -> bool {
+        let most = self.settings.half_open_permits;
+        matches!(self.lock().phase, Phase::HalfOpen { taken, .. } if taken < most)
+    }
+
     /// What others may see now.
     pub fn snapshot(&self) -> Snapshot {
         self.lock().snapshot()

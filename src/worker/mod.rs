@@ -166,6 +166,7 @@ impl Worker {
             let ended = AssertUnwindSafe(life.run(ledger_status))
                 .catch_unwind()
                 .await;
+            let ended_well = matches!(ended, Ok(Ok(())));
             let why = match ended {
                 Ok(Ok(())) => "its lanes ended".to_owned(),
                 Ok(Err(why)) => why,
@@ -173,6 +174,11 @@ impl Worker {
             };
             if !stop.is_cancelled() {
                 failed.send_replace(Some(why));
+            } else if !ended_well {
+                tracing::error!(
+                    why,
+                    "the drain was cut short: this is a bug, please report it"
+                );
             }
         });
         tasks.spawn(

@@ -1,6 +1,5 @@
 //! A real worker process dies at every step between delivery and ack, in every lane and on the way to
-//! every ending; the next worker finishes its jobs, and nothing is lost or done twice. At the same steps a task
-//! panics: then the worker itself goes on and finishes them, or ends with 70 if it can't.
+//! every ending; the next worker finishes its jobs, and nothing is lost or done twice.
 //!
 //! The steps are the `crash_point!`s of the source. The table below says on the way to which endings each
 //! is met; a test fails when it and the source differ, so a step can't be added without being crashed at.
@@ -27,15 +26,15 @@ use crate::{
 };
 
 /// The jobs of a case.
-const JOBS: usize = 5;
+pub(crate) const JOBS: usize = 5;
 /// How often a case that waits looks whether its jobs have ended.
-const LOOK_EVERY: Duration = Duration::from_millis(400);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(400);
 /// Cases whose worker starts and dies at a time: more only wait for a core.
-static STARTING: Semaphore = Semaphore::const_new(6);
+pub(crate) static STARTING: Semaphore = Semaphore::const_new(6);
 
 /// What the jobs of a case are on their way to when the worker dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
+pub(crate) enum Ending {
     Completed,
     /// S3 is away, until the worker has died.
     Parked,
@@ -106,23 +105,6 @@ async fn a_crash_over_bad_jobs_leaves_every_letter() {
     crash_everywhere(BadJob).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_panic_on_the_way_to_completion_loses_nothing_and_the_worker_goes_on() {
-    panic_everywhere(Completed).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_panic_on_the_way_to_a_retry_queue_or_the_dead_letters_loses_nothing() {
-    panic_everywhere(Parked).await;
-    panic_everywhere(Buried).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_panic_over_bad_jobs_or_in_a_drain_loses_nothing() {
-    panic_everywhere(BadJob).await;
-    panic_everywhere(Requeued).await;
-}
-
 #[test]
 fn every_crash_point_of_the_source_is_in_the_table_and_no_other() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -144,7 +126,7 @@ fn every_crash_point_of_the_source_is_in_the_table_and_no_other() {
     assert!(points().all(|(_, _, endings)| !endings.is_empty()));
 }
 
-fn points() -> impl Iterator<Item = (&'static str, u32, &'static [Ending])> {
+pub(crate) fn points() -> impl Iterator<Item = (&'static str, u32, &'static [Ending])> {
     POINTS.into_iter().chain([AFTER_REQUEUE])
 }
 
@@ -161,36 +143,17 @@ async fn crash_everywhere(ending: Ending) {
     join_all(cases).await;
 }
 
-/// What the writer of the ledger, or a lane itself, does there is more than one job's: the process ends.
-const ENDS_THE_PROCESS: [&str; 3] = ["claims.written", "endings.written", "burials.written"];
-
-/// The same with a panic instead.
-async fn panic_everywhere(ending: Ending) {
-    let points: Vec<_> = points()
-        .filter(|(_, _, endings)| endings.contains(&ending))
-        .collect();
-    let cases = points.iter().flat_map(|&(point, hits, _)| {
-        Lane::ALL.map(|lane| async move {
-            Case::new(lane, ending, point)
-                .await
-                .run_panicking(hits)
-                .await;
-        })
-    });
-    join_all(cases).await;
-}
-
 /// Five jobs of one lane, a worker that dies at one point, and one that lives.
-struct Case {
-    stage: Stage,
-    lane: Lane,
-    ending: Ending,
-    point: &'static str,
-    replies: String,
+pub(crate) struct Case {
+    pub(crate) stage: Stage,
+    pub(crate) lane: Lane,
+    pub(crate) ending: Ending,
+    pub(crate) point: &'static str,
+    pub(crate) replies: String,
 }
 
 impl Case {
-    async fn new(lane: Lane, ending: Ending, point: &'static str) -> Self {
+    pub(crate) async fn new(lane: Lane, ending: Ending, point: &'static str) -> Self {
         let stage = Stage::new()
             .await
             .set("ledger.lease", "3s")
@@ -238,52 +201,7 @@ impl Case {
         self.check(&before).await;
     }
 
-    async fn run_panicking(mut self, hits: u32) {
-        let turn = STARTING.acquire().await.unwrap();
-        if let Some(fault) = self.fault() {
-            let rule = Rule::new(fault).class(self.class());
-            self.stage.s3.faults().add(rule);
-        }
-        self.stage.rabbit.declare_plain_queue(&self.replies).await;
-        let panic_at = format!("{}:{hits}", self.point);
-        let mut worker = self.stage.panicking_process(self.lane, &panic_at);
-        self.publish(&worker).await;
-        let says = format!("crash point {}", self.point);
-        eventually(&format!("{}: the panic", self.name()), async || {
-            tokio::time::sleep(LOOK_EVERY).await;
-            worker.log().contains(&says).then_some(())
-        })
-        .await;
-        drop(turn);
-        if self.ending != Buried {
-            self.stage.s3.faults().clear();
-        }
-        let ends = ENDS_THE_PROCESS.contains(&self.point);
-        if ends || self.ending == Requeued {
-            let code = if ends && self.ending != Requeued {
-                70
-            } else {
-                0
-            };
-            let ended = worker.wait().await;
-            assert!(
-                ended == Some(code) || ended == Some(70),
-                "{}: {ended:?}",
-                self.name()
-            );
-            let next = self.survivor().await;
-            self.until_done().await;
-            next.drain(stage::PATIENCE).await;
-        } else {
-            self.until_done().await;
-            assert!(worker.is_running(), "{}", self.name());
-            worker.terminate();
-            assert_eq!(worker.wait().await, Some(0), "{}", self.name());
-        }
-        self.check(&BTreeMap::new()).await;
-    }
-
-    async fn publish(&mut self, worker: &WorkerProcess) {
+    pub(crate) async fn publish(&mut self, worker: &WorkerProcess) {
         let messages = (0..JOBS).map(|n| self.message(n)).collect();
         self.stage.publish_all(self.lane, messages).await;
         if self.ending == Requeued {
@@ -309,7 +227,7 @@ impl Case {
     }
 
     /// A worker in this process, on the case's lane.
-    async fn survivor(&self) -> Worker {
+    pub(crate) async fn survivor(&self) -> Worker {
         let settings = self.stage.settings();
         let mut storage = storage_settings(&settings);
         storage.credentials = Some(self.stage.s3.credentials());
@@ -331,7 +249,7 @@ impl Case {
             .collect()
     }
 
-    async fn until_done(&self) {
+    pub(crate) async fn until_done(&self) {
         let (name, lane) = (self.name(), self.lane);
         if self.ending == BadJob {
             eventually(&format!("{name}: all letters are there"), async || {
@@ -367,7 +285,7 @@ impl Case {
         self.stage.rabbit.move_all(&parked, &queue).await;
     }
 
-    async fn check(&self, before: &BTreeMap<String, usize>) {
+    pub(crate) async fn check(&self, before: &BTreeMap<String, usize>) {
         let name = self.name();
         let ids: BTreeSet<String> = (0..JOBS).map(id).collect();
 
@@ -465,7 +383,7 @@ impl Case {
         message
     }
 
-    fn fault(&self) -> Option<Fault> {
+    pub(crate) fn fault(&self) -> Option<Fault> {
         match self.ending {
             Parked => Some(Fault::status(503, "ServiceUnavailable")),
             Buried => Some(Fault::status(403, "AccessDenied")),
@@ -474,7 +392,7 @@ impl Case {
         }
     }
 
-    fn class(&self) -> Class {
+    pub(crate) fn class(&self) -> Class {
         match self.lane {
             Lane::Upload => Class::Upload,
             Lane::Read => Class::Read,
@@ -499,7 +417,7 @@ impl Case {
         letters
     }
 
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         format!(
             "{} lane, {:?}, crash at {}",
             self.lane, self.ending, self.point

@@ -41,6 +41,8 @@ mod operation_table;
 mod operations;
 mod operator;
 mod outages;
+#[cfg(feature = "failpoints")]
+mod panics;
 mod places;
 mod process;
 mod processes;

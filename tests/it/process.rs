@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use crate::stage::eventually;
+#[cfg(feature = "failpoints")]
+use bucket_brigade::job::Lane;
+
+use crate::stage::{Stage, eventually};
 
 /// A `brigade worker` that is killed with the test.
 pub(crate) struct WorkerProcess {
@@ -125,6 +128,35 @@ pub(crate) fn ended_within(child: &mut Child, patience: Duration) -> Option<Exit
             return ended;
         }
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+impl Stage {
+    /// A real worker process.
+    pub(crate) fn process(&self) -> WorkerProcess {
+        let log = self
+            .directory
+            .path()
+            .join(format!("worker-{:x}.log", fastrand::u32(..)));
+        WorkerProcess::start(&self.pairs(), self.s3.keys(), log)
+    }
+
+    /// A real worker process on one lane that dies at a crash point, given as `NAME:HITS`.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn armed_process(&self, lane: Lane, crash_at: &str) -> WorkerProcess {
+        self.armed(lane, ("BRIGADE_TEST_CRASH_AT", crash_at))
+    }
+
+    /// One in which a task panics there.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn panicking_process(&self, lane: Lane, panic_at: &str) -> WorkerProcess {
+        self.armed(lane, ("BRIGADE_TEST_PANIC_AT", panic_at))
+    }
+
+    #[cfg(feature = "failpoints")]
+    fn armed(&self, lane: Lane, point: (&str, &str)) -> WorkerProcess {
+        let log = self.directory.path().join("armed.log");
+        WorkerProcess::start_armed(&self.pairs(), self.s3.keys(), log, lane.as_str(), point)
     }
 }
 

@@ -26,7 +26,7 @@ use secrecy::ExposeSecret;
 use sqlx::{ConnectOptions, Executor};
 
 pub(crate) use crate::messages::*;
-use crate::{process::WorkerProcess, proxy::Proxy, rabbit::Rabbit};
+use crate::{proxy::Proxy, rabbit::Rabbit};
 
 /// No condition of a test is waited for longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -37,7 +37,7 @@ pub(crate) struct Stage {
     pub(crate) rabbit: Rabbit,
     pub(crate) prefix: String,
     pub(crate) published: BTreeSet<String>,
-    directory: tempfile::TempDir,
+    pub(crate) directory: tempfile::TempDir,
     extra: Vec<(String, String)>,
 }
 
@@ -149,33 +149,6 @@ impl Stage {
         Worker::start_with_storage(&settings, &Lane::ALL, storage)
             .await
             .unwrap()
-    }
-
-    /// A real worker process.
-    pub(crate) fn process(&self) -> WorkerProcess {
-        let log = self
-            .directory
-            .path()
-            .join(format!("worker-{:x}.log", fastrand::u32(..)));
-        WorkerProcess::start(&self.pairs(), self.s3.keys(), log)
-    }
-
-    /// A real worker process on one lane that dies at a crash point, given as `NAME:HITS`.
-    #[cfg(feature = "failpoints")]
-    pub(crate) fn armed_process(&self, lane: Lane, crash_at: &str) -> WorkerProcess {
-        self.armed(lane, ("BRIGADE_TEST_CRASH_AT", crash_at))
-    }
-
-    /// One in which a task panics there.
-    #[cfg(feature = "failpoints")]
-    pub(crate) fn panicking_process(&self, lane: Lane, panic_at: &str) -> WorkerProcess {
-        self.armed(lane, ("BRIGADE_TEST_PANIC_AT", panic_at))
-    }
-
-    #[cfg(feature = "failpoints")]
-    fn armed(&self, lane: Lane, point: (&str, &str)) -> WorkerProcess {
-        let log = self.directory.path().join("armed.log");
-        WorkerProcess::start_armed(&self.pairs(), self.s3.keys(), log, lane.as_str(), point)
     }
 
     /// Publishes a message by that lane's key.

@@ -397,3 +397,78 @@ async fn an_id_that_is_in_two_lanes_is_settled_by_the_lane_of_each_delivery() {
     rig.end().await;
     other.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn panics_while_the_circuit_is_open_do_not_keep_it_from_its_probes() {
+    let answers = times(3, &Answer::Panic).into_iter().chain([stored()]);
+    let mut rig = Rig::start(Lane::Upload, answers);
+    rig.open_circuit().await;
+    rig.publish_all(&["a", "b", "c", "d"], &put()).await;
+    rig.until("probe after probe panics", |rig| {
+        matches!(rig.status.state(), LaneState::Paused(PausedBy::Panics, _))
+    })
+    .await;
+    for id in ["a", "b", "c", "d"] {
+        rig.until_state(id, State::Completed).await;
+    }
+    assert_eq!(rig.stage.breaker.snapshot().state, CircuitState::Closed);
+    rig.until_settled().await;
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trial_that_proves_nothing_makes_no_pause_longer() {
+    let answers = times(3, &Answer::Panic).into_iter().chain([stored()]);
+    let mut rig = Rig::new(Lane::Upload, answers);
+    rig.publish_all(&["a", "b", "c"], &put()).await;
+    rig.run(|limits| (limits.admission, limits.concurrency) = (1, 1));
+    rig.until("the lane pauses", |rig| {
+        matches!(rig.status.state(), LaneState::Paused(PausedBy::Panics, _))
+    })
+    .await;
+    let began = tokio::time::Instant::now();
+    let bad = json!({"version": 1, "operation": "put_object"});
+    for number in 0..8 {
+        rig.publish(message(&format!("bad{number}"), &bad)).await;
+    }
+    rig.publish(message("good", &put())).await;
+    rig.until_state("good", State::Completed).await;
+    let took = began.elapsed();
+    assert!(took < 40 * SECOND, "{took:?}");
+    rig.until_settled().await;
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspect_that_waits_leaves_its_probe_to_another() {
+    let mut rig = Rig::new(Lane::Upload, [stored()]);
+    let suspects = Arc::clone(&rig.suspects);
+    let other = suspects.0.lock().await;
+    for number in 0..3 {
+        rig.claim_elsewhere(&format!("dead-{number}"), "s").await;
+        rig.ledger.pass(LEASE + SECOND);
+    }
+    rig.run(|_| {});
+    rig.open_circuit().await;
+    rig.publish_all(&["s", "fine"], &put()).await;
+    let began = tokio::time::Instant::now();
+    rig.until_state("fine", State::Completed).await;
+    assert!(began.elapsed() < 30 * SECOND, "{:?}", began.elapsed());
+    drop(other);
+    rig.until_state("s", State::Completed).await;
+    rig.until_settled().await;
+    rig.end().await;
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test(start_paused = true)]
+async fn a_second_panic_over_one_delivery_forgets_it_no_more_than_the_first() {
+    let mut rig = Rig::start(Lane::Upload, [stored()]);
+    crate::crash::panic_at("job.claimed");
+    // In the settling of the first one.
+    crate::crash::panic_at("park.before");
+    rig.publish(message("j", &put())).await;
+    rig.until_state("j", State::Completed).await;
+    rig.until_settled().await;
+    rig.end().await;
+}

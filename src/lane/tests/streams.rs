@@ -132,7 +132,9 @@ async fn a_queue_that_is_gone_is_waited_for() {
     .await;
     rig.broker.delete_queue("t.upload");
     rig.until("it says so", |rig| {
-        matches!(rig.status.state(), LaneState::Disconnected(_))
+        let state = rig.status.state();
+        let reason = state.reason().unwrap_or_default();
+        matches!(state, LaneState::Disconnected(_)) && reason.contains("missing")
     })
     .await;
     let reason = rig.status.state().reason().map(str::to_owned);

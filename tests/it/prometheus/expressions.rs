@@ -101,7 +101,10 @@ pub(super) fn names(text: &str) -> BTreeSet<String> {
     text.split(|c| !is_part(c))
         .filter(|word| {
             let ours = ["brigade_", "s3_operation", "rabbitmq_", "process_"];
-            let recorded = word.matches(':').count() == 2;
+            // `level:metric:operation`; not a time, nor a cast in SQL.
+            let recorded = word.matches(':').count() == 2
+                && !word.contains("::")
+                && word.starts_with(|c: char| c.is_ascii_lowercase());
             (ours.iter().any(|start| word.starts_with(start)) || recorded) && !word.ends_with('_')
         })
         .map(str::to_owned)

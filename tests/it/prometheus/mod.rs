@@ -122,13 +122,18 @@ impl Watched {
         self.stage.publish_all(lane, messages).await;
     }
 
-    /// A second of ordinary work: every operation, with an answer asked for once.
+    /// A second of ordinary work: every operation, with an answer asked for once, and an id that is used twice.
     async fn load(&mut self) {
         self.publish(Lane::Upload, "put_object", 40, |_| ()).await;
         self.publish(Lane::Read, "get_object", 10, |_| ()).await;
         self.publish(Lane::Read, "head_object", 10, |_| ()).await;
         self.publish(Lane::Cleanup, "delete_object", 20, |_| ())
             .await;
+        for key in ["k1", "k2"] {
+            self.stage
+                .publish(Lane::Upload, stage::put("twice", key))
+                .await;
+        }
         let id = self.id();
         let listed = stage::on_key(&id, "list_objects", "");
         self.stage.published.insert(id);
@@ -260,6 +265,9 @@ async fn every_expression_has_an_answer_and_the_alerts_fire_over_load_outage_and
         .await;
     watched
         .until_shown("rate(brigade_duplicates_total[10s])")
+        .await;
+    watched
+        .until_shown("rate(brigade_repeats_differ_total[10s])")
         .await;
 
     let (executed, wrong) = execute(&watched).await;
