@@ -72,15 +72,17 @@ impl Addresses {
         name: &str,
         patience: Duration,
     ) -> Result<Connection, String> {
-        let deadline = tokio::time::Instant::now() + patience;
+        let mut rest = patience;
         let mut failed = Vec::new();
         for left in (1..=self.list.len()).rev() {
-            let rest = deadline.saturating_duration_since(tokio::time::Instant::now());
+            let began = tokio::time::Instant::now();
             let share = rest / u32::try_from(left).unwrap_or(u32::MAX);
             match self.current().connect(name, share).await {
                 Ok(opened) => return Ok(opened.connection),
                 Err(why) => failed.push(why),
             }
+            // The look at who it is that does not answer is beyond the share, and not at the cost of the others.
+            rest -= began.elapsed().min(share);
             self.advance();
         }
         Err(failed.join("; "))
