@@ -11,7 +11,8 @@ use crate::{
 
 pub(super) async fn playground(shared: &Shared) -> Outcome {
     let settings = shared.load(Vec::new())?.settings;
-    telemetry::install(&settings.log.level, settings.log.format).map_err(CommandError::usage)?;
+    let _log = telemetry::install(&settings.log.level, settings.log.format)
+        .map_err(CommandError::usage)?;
     let mut signals = Signals::try_new()?;
     let playground = Playground::start(settings).await?;
     super::output::print(playground.describe())?;

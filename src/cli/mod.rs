@@ -135,8 +135,13 @@ impl CommandError {
 
     /// Says on standard error what went wrong; nothing when the command is done, and only its reader left.
     fn report(self) -> Exit {
+        self.report_to(|text| output::say(text))
+    }
+
+    /// The same, with `say` instead of standard error.
+    fn report_to(self, say: impl FnOnce(&str)) -> Exit {
         if self.exit != Exit::Done {
-            output::say(format_args!("{:#}", self.error));
+            say(&format!("{:#}", self.error));
         }
         self.exit
     }

@@ -83,7 +83,12 @@ pub(super) fn print(text: impl Display) -> Result<(), CommandError> {
 
 /// Says something on standard error; work goes on when nobody listens there any more.
 pub(super) fn say(text: impl Display) {
-    terminal::say(format_args!("brigade: {text}"));
+    terminal::say(tagged(text));
+}
+
+/// With the program's name in front, as everything on standard error that is no log.
+pub(super) fn tagged(text: impl Display) -> String {
+    format!("brigade: {text}")
 }
 
 /// Prints bytes as they are.

@@ -4,8 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use clap::Args;
 
-use super::{CommandError, Exit, Outcome, Shared, signals::Signals};
-use crate::{config::Entry, http::HttpServer, job::Lane, telemetry, worker::Worker};
+use super::{CommandError, Exit, Outcome, Shared, output, signals::Signals};
+use crate::{
+    config::{Entry, Loaded},
+    http::HttpServer,
+    job::Lane,
+    telemetry::{self, Log},
+    worker::Worker,
+};
 
 /// How long the HTTP server may take to stop.
 const HTTP_GRACE: Duration = Duration::from_millis(200);
@@ -28,7 +34,15 @@ pub(super) async fn run(shared: &Shared, args: WorkerArgs) -> Outcome {
     let mut lanes = args.lanes;
     lanes.sort_unstable();
     lanes.dedup();
-    telemetry::install(&settings.log.level, settings.log.format).map_err(CommandError::usage)?;
+    let log = telemetry::install(&settings.log.level, settings.log.format)
+        .map_err(CommandError::usage)?;
+    let ended = serve(&loaded, &lanes, &log).await;
+    // Through the log: nobody may be left to read standard error, and the process ends all the same.
+    Ok(ended.unwrap_or_else(|error| error.report_to(|text| log.say(output::tagged(text)))))
+}
+
+async fn serve(loaded: &Loaded, lanes: &[Lane], log: &Log) -> Outcome {
+    let settings = &loaded.settings;
     for warning in loaded.warnings() {
         tracing::warn!(why = warning, "a setting was put right");
     }
@@ -44,10 +58,12 @@ pub(super) async fn run(shared: &Shared, args: WorkerArgs) -> Outcome {
     let mut signals = Signals::try_new()?;
 
     let worker = tokio::select! {
-        worker = Worker::start(settings, &lanes) => worker?,
+        worker = Worker::start(settings, lanes) => worker?,
         // Nothing runs yet.
         () = signals.next() => return Ok(Exit::Done),
     };
+    let dropped = worker.view().metrics.log_lines_dropped.clone();
+    log.count_dropped(move |lines| dropped.inc_by(lines));
     let http = HttpServer::start(settings.http.listen, Arc::clone(worker.view())).await;
     let http = match http {
         Ok(http) => http,

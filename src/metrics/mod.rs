@@ -140,6 +140,8 @@ metrics! {
     ledger_commit: Histogram = "brigade_ledger_commit_seconds" in CALL_BUCKETS;
     /// Rows in one ledger transaction.
     ledger_batch_rows: Histogram = "brigade_ledger_batch_rows" in COUNT_BUCKETS;
+    /// Lines of the log that were dropped because standard error did not take them in time.
+    log_lines_dropped: IntCounter = "brigade_log_lines_dropped_total";
     /// 1; the labels say which build runs.
     build_info: IntGaugeVec = "brigade_build_info" ["version", "revision"];
 }

@@ -1,10 +1,13 @@
 //! A real worker process: started, signalled, killed, measured.
 
 use std::{
+    io::{PipeReader, Write},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
+
+use rustix::fs::{OFlags, fcntl_setfl};
 
 #[cfg(feature = "failpoints")]
 use bucket_brigade::job::Lane;
@@ -50,11 +53,16 @@ impl WorkerProcess {
         Self::spawn(command, log)
     }
 
-    fn spawn(mut command: Command, log: PathBuf) -> Self {
+    fn spawn(command: Command, log: PathBuf) -> Self {
+        let file = std::fs::File::create(&log).unwrap();
+        Self::spawn_on(command, file, log)
+    }
+
+    fn spawn_on(mut command: Command, stderr: impl Into<Stdio>, log: PathBuf) -> Self {
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(std::fs::File::create(&log).unwrap())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         Self { child, log }
@@ -139,6 +147,17 @@ impl Stage {
             .path()
             .join(format!("worker-{:x}.log", fastrand::u32(..)));
         WorkerProcess::start(&self.pairs(), self.s3.keys(), log)
+    }
+
+    /// A real worker process whose standard error is a pipe that is full. Nobody reads it while the reader is held.
+    pub(crate) fn unread_process(&self) -> (WorkerProcess, PipeReader) {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
+        while writer.write(&[b'.'; 4096]).is_ok() {}
+        fcntl_setfl(&writer, OFlags::empty()).unwrap();
+        let command = command(&self.pairs(), self.s3.keys());
+        let worker = WorkerProcess::spawn_on(command, writer, PathBuf::new());
+        (worker, reader)
     }
 
     /// A real worker process on one lane that dies at a crash point, given as `NAME:HITS`.

@@ -106,6 +106,8 @@ async fn a_second_signal_ends_the_worker_at_once_with_1_and_loses_nothing() {
     .await;
     worker.terminate();
     assert_eq!(worker.wait().await, Some(1));
+    let log = worker.log();
+    assert!(log.contains("a second signal: stopping now"), "{log}");
     stage.until_queued(Lane::Upload, 1).await;
     let totals = stage.total_queue_check().await;
     assert_eq!(
@@ -115,6 +117,18 @@ async fn a_second_signal_ends_the_worker_at_once_with_1_and_loses_nothing() {
             ..Totals::default()
         }
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_log_nobody_reads_does_its_jobs_and_drains() {
+    let mut stage = Stage::new().await;
+    let (mut worker, _unread) = stage.unread_process();
+    stage.publish_all(Lane::Upload, puts(20)).await;
+    stage.until_count(State::Completed, 20).await;
+    stage.until_empty(Lane::Upload).await;
+    worker.terminate();
+    assert_eq!(worker.wait().await, Some(0));
+    stage.assert_all_completed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

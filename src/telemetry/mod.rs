@@ -1,9 +1,16 @@
 //! Logs: text on a terminal, JSON lines off it, one event a line.
 //!
-//! Owns format and filter; what is said, and at which level, is said where it happens.
-//! `docs/reference/logs.md` lists every event.
+//! Owns format and filter; what is said, and at which level, is said where it happens. Nobody waits for standard
+//! error: lines go through `queue.rs`. `docs/reference/logs.md` lists every event.
 
-use std::{fmt::Debug, io::IsTerminal, panic::PanicHookInfo};
+mod queue;
+
+use std::{
+    fmt::{Debug, Display},
+    io::{self, IsTerminal, Write},
+    panic::PanicHookInfo,
+    sync::Arc,
+};
 
 use tracing::{Subscriber, field::Field};
 use tracing_subscriber::{
@@ -16,12 +23,41 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+use queue::LineQueue;
+
 use crate::{config::LogFormat, terminal};
+
+/// The process's log. Dropped, it waits for the lines that are not written yet, a second at most.
+#[derive(Debug)]
+#[must_use = "dropped, it waits for the last lines: hold it until the command ends"]
+pub struct Log {
+    queue: Arc<LineQueue>,
+}
+
+impl Log {
+    /// Calls `count` with the number of lines that were dropped because standard error took none, those of before
+    /// included.
+    pub fn count_dropped(&self, count: impl Fn(u64) + Send + 'static) {
+        self.queue.count_dropped(Box::new(count));
+    }
+
+    /// Says something that is no event, such as why the command fails, behind the lines before it.
+    pub fn say(&self, text: impl Display) {
+        let text = format!("{text}\n");
+        self.queue.push(terminal::lines(&text).as_bytes());
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.queue.flush();
+    }
+}
 
 /// Installs the process's log writer on standard error. Call once, from the binary.
 ///
 /// `level` is a filter such as `info` or `info,bucket_brigade::lane=debug`.
-pub fn install(level: &str, format: LogFormat) -> Result<(), String> {
+pub fn install(level: &str, format: LogFormat) -> Result<Log, String> {
     // What these report as errors is reported by us, in our words, where it is handled.
     let level = format!("lapin=off,s3s=off,{level}");
     let filter = EnvFilter::try_new(level).map_err(|error| format!("log.level: {error}"))?;
@@ -30,14 +66,39 @@ pub fn install(level: &str, format: LogFormat) -> Result<(), String> {
         LogFormat::Text => false,
         LogFormat::Auto => !std::io::stderr().is_terminal(),
     };
+    let queue = LineQueue::start(io::stderr(), queue::MOST_BYTES, report_dropped)
+        .map_err(|error| format!("no thread for the log: {error}"))?;
+    let lines = Arc::clone(&queue);
+    let line = move || Line(Arc::clone(&lines));
     let installed = if json {
-        json_log(filter, std::io::stderr).try_init()
+        json_log(filter, line).try_init()
     } else {
-        text_log(filter, std::io::stderr, std::io::stderr().is_terminal()).try_init()
+        text_log(filter, line, std::io::stderr().is_terminal()).try_init()
     };
     installed.map_err(|error| error.to_string())?;
     std::panic::set_hook(Box::new(report_panic));
-    Ok(())
+    Ok(Log { queue })
+}
+
+/// Writes one line: the log's formatters hand over each in one piece.
+struct Line(Arc<LineQueue>);
+
+impl Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn report_dropped(lines: u64) {
+    tracing::warn!(
+        lines,
+        "log lines were dropped: standard error did not take them in time"
+    );
 }
 
 fn json_log<W>(filter: EnvFilter, writer: W) -> impl SubscriberInitExt + Subscriber + Send + Sync
@@ -101,10 +162,7 @@ fn report_panic(panic: &PanicHookInfo<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::{self, Write},
-        sync::{Arc, Mutex},
-    };
+    use std::sync::Mutex;
 
     use super::*;
 
