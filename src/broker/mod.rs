@@ -120,9 +120,12 @@ pub enum PublishError {
     /// No connection, or it broke before the confirm.
     #[error("not connected: {0}")]
     NotConnected(String),
-    /// No confirm in time: an alarm blocks the connection.
+    /// No confirm in time.
     #[error("no confirm in time")]
     TimedOut,
+    /// It takes none for now: an alarm; says which.
+    #[error("the broker takes no publishes for now: {0}")]
+    Blocked(String),
 }
 
 /// The broker as `/readyz` and the lanes see it.

@@ -427,7 +427,9 @@ pub(super) fn publish_failed(error: PublishError) -> CommandError {
             format!("{error}; run `brigade topology apply`, or start a worker"),
         ),
         PublishError::Nacked => CommandError::new(Exit::Failed, error),
-        PublishError::NotConnected(_) | PublishError::TimedOut => CommandError::unreachable(error),
+        PublishError::NotConnected(_) | PublishError::TimedOut | PublishError::Blocked(_) => {
+            CommandError::unreachable(error)
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     BatchLimits, Foreground, LaneStatus, RecentFailures, Totals, UnknownFields,
     cleanup::{Gatherer, Gathering},
+    losses::Losses,
     pace::ForegroundJob,
     panics::Panics,
     running::Running,
@@ -141,6 +142,8 @@ pub struct LaneContext {
     /// Where delete jobs hand over their keys.
     pub(super) gathering: Option<Gathering>,
     pub(super) panics: Panics,
+    /// Replies and events.
+    pub(super) losses: Losses,
     foreground: Option<Arc<Foreground>>,
     requeues: mpsc::UnboundedSender<Acker>,
 }
@@ -175,6 +178,7 @@ impl LaneContext {
             worker: parts.worker,
             gathering: None,
             panics: Panics::default(),
+            losses: Losses::new(parts.lane),
             requeues,
         };
         let (gathering, gatherer) = batch

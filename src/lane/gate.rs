@@ -145,6 +145,12 @@ impl Gate {
         }
     }
 
+    /// What is wrong with exchanges and queues, if that is not what was known.
+    pub(super) fn topology_unlike(&self, known: Option<&str>) -> Option<Option<String>> {
+        let broker = self.broker.borrow();
+        (broker.topology.as_deref() != known).then(|| broker.topology.clone())
+    }
+
     /// Ends when something changed, or when a leave can be had.
     pub(super) async fn changed(&mut self, pause: &Pause) {
         let leave_at = match pause {

@@ -12,11 +12,13 @@ mod copies;
 mod executor;
 mod gate;
 mod hands;
+mod losses;
 mod pace;
 mod panics;
 mod record;
 mod reply;
 mod resolution;
+mod resubscription;
 mod run;
 mod running;
 mod settlement;
@@ -44,6 +46,7 @@ pub use running::Running;
 pub use status::{LaneState, LaneStatus, PausedBy, RecentFailure, RecentFailures, Totals};
 pub use unknown_fields::UnknownFields;
 
+use resubscription::Resubscription;
 use watchdog::Watchdog;
 use window::Window;
 
@@ -52,10 +55,6 @@ use crate::{
     job::outcome::RequeueReason,
     resilience::Permit,
 };
-
-/// The wait before consuming again after the queue failed us: first and longest.
-const RESUBSCRIBE_FIRST: Duration = Duration::from_millis(500);
-const RESUBSCRIBE_MOST: Duration = Duration::from_secs(30);
 
 /// Runs one lane from start to drain. Owns every task that works for it.
 #[derive(Debug)]
@@ -118,14 +117,17 @@ impl LaneRunner {
         if let Some(it) = self.gatherer.take() {
             gatherer.spawn(it.run(stop));
         }
+        let context = Arc::clone(&self.context);
         // Boxed, so that it can be dropped before the gatherer is waited for.
         let mut work = Box::pin(self.work());
         tokio::select! {
             () = &mut work => {}
+            () = context.losses.tell() => {}
             // It ends only by a panic. Whoever owns the lane ends the process.
             Some(_) = gatherer.join_next(), if !gatherer.is_empty() => return,
         }
         drop(work);
+        context.losses.tell_the_rest();
         // Every job has ended: nobody waits for a batch.
         gatherer.shutdown().await;
     }
@@ -184,6 +186,7 @@ impl LaneRunner {
                 self.cancel(subscription.take()).await;
             }
             // A new consumer gets a full window at once, whatever is in hand.
+            self.resubscription.heed(&self.gate);
             if subscription.is_none()
                 && !self.hands.has_waiting()
                 && !self.window.is_heavy()
@@ -246,6 +249,7 @@ impl LaneRunner {
             if self.stop.is_cancelled() || !self.gate.may_probe() {
                 return self.cancel(subscription).await;
             }
+            self.resubscription.heed(&self.gate);
             if subscription.is_none() && self.resubscription.is_due() {
                 subscription = self.subscribe(slots).await;
                 if subscription.is_some() {
@@ -439,41 +443,4 @@ enum Step {
     Consume,
     Probe(Vec<Leave>),
     Stop,
-}
-
-/// When the lane may consume again after its queue failed it: later each time, until a delivery comes.
-#[derive(Debug)]
-struct Resubscription {
-    wait: Duration,
-    at: Option<Instant>,
-}
-
-impl Default for Resubscription {
-    fn default() -> Self {
-        Self {
-            wait: RESUBSCRIBE_FIRST,
-            at: None,
-        }
-    }
-}
-
-impl Resubscription {
-    fn reset(&mut self) {
-        *self = Self::default();
-    }
-
-    fn put_off(&mut self) {
-        self.at = Some(Instant::now() + self.wait);
-        self.wait = (self.wait * 2).min(RESUBSCRIBE_MOST);
-    }
-
-    fn is_due(&self) -> bool {
-        self.at.is_none_or(|at| at <= Instant::now())
-    }
-
-    async fn due(&self) {
-        if let Some(at) = self.at {
-            tokio::time::sleep_until(at).await;
-        }
-    }
 }

@@ -113,6 +113,11 @@ impl Resolution {
         }
     }
 
+    /// Everybody has the answer, or will not get it: its memory is not held until the broker has the ack as well.
+    pub(super) fn forget_answer(&mut self) {
+        (self.report, self.body, self.held) = (None, None, None);
+    }
+
     /// A finished job was run once more for its answer; the row stays as it is, and there is no letter.
     pub(super) fn rerun(job: &Job, row: &JobRecord, run: Run) -> Self {
         let (settlement, report) = match &run.outcome {

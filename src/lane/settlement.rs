@@ -4,6 +4,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 use super::{
     LaneContext, RecentFailure,
     panics::Fault,
-    reply::{publish_event, reply, send_reply},
+    reply::{Reply, publish_event},
     resolution::{DUPLICATE, Resolution, Standing},
     running::Attached,
 };
@@ -28,6 +29,8 @@ use crate::{
 
 /// The one error code with a counter of its own: it alone says that a replay will cure what was buried.
 const ACCESS_DENIED: &str = "AccessDenied";
+/// How long the replies to those that attached to a job may take together; chosen, as long as one may take alone.
+const ATTACHED_REPLIES: Duration = Duration::from_secs(10);
 /// The longest bucket name that a job may have.
 const LONGEST_BUCKET: usize = 255;
 /// The longest key or sentence on the status page, in characters; no key of S3 is longer.
@@ -54,13 +57,10 @@ pub(super) async fn settle(
     let (strangers, attached): (Vec<_>, Vec<_>) = attached.into_iter().partition(|other| {
         is_strange(job, standing, &other.job) || wants_bytes(&resolution, &other.job)
     });
-    answer(lane, job, &attached, &mut resolution).await;
-    // The reply is out or given up: its memory is not held until the broker has the ack as well.
-    drop((
-        resolution.report.take(),
-        resolution.body.take(),
-        resolution.held.take(),
-    ));
+    answer(lane, job, &mut resolution).await;
+    if attached.is_empty() {
+        resolution.forget_answer();
+    }
     let about = About::job(job);
     let mut stands = settle_one(lane, acker, &resolution, about).await;
     for Attached { lane, job, acker } in strangers {
@@ -73,6 +73,8 @@ pub(super) async fn settle(
         };
         settle_one(lane, acker, &resolution, about).await;
     }
+    answer_attached(&attached, &mut resolution).await;
+    resolution.forget_answer();
     for Attached {
         lane,
         job: other,
@@ -120,28 +122,55 @@ fn wants_bytes(resolution: &Resolution, attached: &Job) -> bool {
         && attached.operation.is_rerun_for_reply()
 }
 
-/// Tells everybody who asked, and the listeners to events, how the job ended, if it did.
-async fn answer(lane: &LaneContext, job: &Job, attached: &[Attached], resolution: &mut Resolution) {
+/// Tells who asked, and the listeners to events, how the job ended, if it did.
+async fn answer(lane: &LaneContext, job: &Job, resolution: &mut Resolution) {
+    let repeated = matches!(resolution.standing, Standing::Repeated(_));
+    let body = resolution.body.as_ref();
+    if let Some(report) = &mut resolution.report {
+        address(report, lane, job, resolution.standing, repeated);
+        let reply = Reply {
+            report,
+            body,
+            until: None,
+        };
+        reply.send(lane, job).await;
+        publish_event(lane, report, resolution.outcome).await;
+    }
+}
+
+/// Tells the others who asked, one after the other, in [`ATTACHED_REPLIES`] together: they may be many, and the broker
+/// may confirm none.
+async fn answer_attached(attached: &[Attached], resolution: &mut Resolution) {
     let standing = resolution.standing;
+    let body = resolution.body.as_ref();
     let Some(report) = &mut resolution.report else {
         return;
     };
-    let body = resolution.body.as_ref();
-    let address = |report: &mut Report, lane: &LaneContext, asked: &Job, repeated: bool| {
-        report.repeated = repeated;
-        report.differs = standing.differs_from(asked);
-        report.ignored.clone_from(&asked.ignored);
-        if report.differs || standing == Standing::Refused {
-            note_difference(lane, asked);
-        }
-    };
-    address(report, lane, job, matches!(standing, Standing::Repeated(_)));
-    reply(lane, job, report, body).await;
-    publish_event(lane, report, resolution.outcome).await;
-    for other in attached {
-        let Attached { lane, job, .. } = other;
-        address(report, lane, job, standing.is_an_end());
-        reply(lane, job, report, body).await;
+    let until = Some(Instant::now() + ATTACHED_REPLIES);
+    for Attached { lane, job, .. } in attached {
+        address(report, lane, job, standing, standing.is_an_end());
+        let reply = Reply {
+            report,
+            body,
+            until,
+        };
+        reply.send(lane, job).await;
+    }
+}
+
+/// Makes a report one for that asker.
+fn address(
+    report: &mut Report,
+    lane: &LaneContext,
+    asked: &Job,
+    standing: Standing,
+    repeated: bool,
+) {
+    report.repeated = repeated;
+    report.differs = standing.differs_from(asked);
+    report.ignored.clone_from(&asked.ignored);
+    if report.differs || standing == Standing::Refused {
+        note_difference(lane, asked);
     }
 }
 
@@ -309,7 +338,12 @@ pub(super) async fn bury_bad_job(lane: &LaneContext, acker: Acker, bad: BadJob, 
         .filter(|queue| !queue.is_empty());
     if let (Some(queue), Some(report)) = (queue, &resolution.report) {
         let correlation_id = message.correlation_id.as_deref().or(id).unwrap_or_default();
-        send_reply(lane, queue, correlation_id, report, None).await;
+        let reply = Reply {
+            report,
+            body: None,
+            until: None,
+        };
+        reply.send_to(lane, queue, correlation_id).await;
     }
     let about = About {
         id,

@@ -124,6 +124,8 @@ metrics! {
     acks_lost: IntCounterVec = "brigade_acks_lost_total" ["lane"];
     /// Replies to producers.
     replies: IntCounterVec = "brigade_replies_total" ["result"];
+    /// Outcome events that the broker did not take.
+    events_lost: IntCounter = "brigade_events_lost_total";
     /// Object bytes: in = read from S3, out = written to S3.
     s3_bytes: IntCounterVec = "brigade_s3_bytes_total" ["direction"];
     /// Keys in one delete call.

@@ -100,10 +100,18 @@ impl MemoryBroker {
         }
     }
 
-    /// Declares a queue of a producer's, for replies.
+    /// Declares a queue: a producer's, for replies, or one of ours that was missing.
     pub fn declare_queue(&self, queue: &str) {
         self.inner
             .change(|state| state.queues.declare(queue.to_owned()));
+        let problem = missing(queue);
+        self.inner.status.send_if_modified(|status| {
+            let was_missing = status.topology.as_ref() == Some(&problem);
+            if was_missing {
+                status.topology = None;
+            }
+            was_missing
+        });
     }
 
     /// Deletes a queue with what is in it; its consumers are cancelled.
@@ -167,6 +175,16 @@ impl MemoryBroker {
         self.inner.changed.notified().await;
     }
 
+    /// Publishes as somebody whom no fault hinders.
+    pub fn put(&self, target: &Target, message: &Message) {
+        let faults = self.inner.change(|state| std::mem::take(&mut state.faults));
+        let put = self
+            .inner
+            .change(|state| state.publish(&self.inner.names, target, message));
+        self.inner.change(|state| state.faults = faults);
+        debug_assert!(put.is_ok(), "{put:?}");
+    }
+
     /// Closes every channel, as a lost connection would; the connection stands again at once.
     pub fn lose_channels(&self) {
         self.inner
@@ -202,11 +220,16 @@ impl MemoryBroker {
     /// While `true`, no publish is confirmed or goes anywhere: each times out after
     /// [`PUBLISH_TIMEOUT`].
     pub fn stall_publishes(&self, stalled: bool) {
-        self.inner.change(|state| state.faults.stalled = stalled);
+        self.hang_publishes(stalled);
         let alarm = stalled.then(|| "low on memory".to_owned());
         self.inner
             .status
             .send_modify(|status| status.blocked = alarm);
+    }
+
+    /// The same without an alarm: nobody is told that the broker takes none.
+    pub fn hang_publishes(&self, hung: bool) {
+        self.inner.change(|state| state.faults.stalled = hung);
     }
 
     fn set_links(&self, link: &Link) {
@@ -338,6 +361,10 @@ impl State {
     }
 }
 
+fn missing(queue: &str) -> String {
+    format!("queue {queue}: missing")
+}
+
 #[async_trait]
 impl Broker for MemoryBroker {
     async fn subscribe(
@@ -352,8 +379,22 @@ impl Broker for MemoryBroker {
             }
             let consumer = state.queues.consume(&queue, prefetch.max(1).into());
             state.subscriptions += u64::from(consumer.is_some());
-            consumer.ok_or_else(|| BrokerError::Queue(format!("queue {queue}: missing")))
-        })?;
+            consumer.ok_or_else(|| BrokerError::Queue(missing(&queue)))
+        });
+        let consumer = match consumer {
+            Ok(consumer) => consumer,
+            Err(error) => {
+                if matches!(error, BrokerError::Queue(_)) {
+                    let problem = Some(missing(&queue));
+                    self.inner.status.send_if_modified(|status| {
+                        let is_new = status.topology != problem;
+                        status.topology = problem;
+                        is_new
+                    });
+                }
+                return Err(error);
+            }
+        };
         let channel = Arc::new(Channel::new(Arc::clone(&self.inner), consumer));
         Ok(Box::new(MemorySubscription::new(channel)))
     }

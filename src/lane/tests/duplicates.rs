@@ -145,6 +145,58 @@ async fn a_repeated_read_that_can_be_retried_is_parked_and_comes_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_read_that_is_run_again_for_its_answer_ends_with_its_age_and_with_its_first_panic() {
+    let ill = times(3, &ill());
+    for (answers, age, code) in [
+        (ill, 25 * HOUR, "InternalError"),
+        (vec![Answer::Panic], HOUR, "panic"),
+    ] {
+        let answers = [Answer::body(200, "hello")].into_iter().chain(answers);
+        let mut rig = Rig::start(Lane::Read, answers);
+        rig.publish(message("j", &get())).await;
+        rig.until_settled().await;
+        let repeat = Message {
+            reply_to: Some(ANSWERS.to_owned()),
+            ..aged("j", &get(), age)
+        };
+        rig.publish(repeat).await;
+        rig.until_settled().await;
+        let report = &rig.replies()[0];
+        assert_eq!(
+            (&report["outcome"], &report["error"]["code"]),
+            (&"dead_lettered".into(), &code.into())
+        );
+        assert!(rig.dead().is_empty() && rig.parked(ParkDelay::TenSeconds).is_empty());
+        assert_eq!(
+            (rig.state("j"), rig.ledger.costs("j")),
+            (Some(State::Completed), (0, 0))
+        );
+        rig.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_bytes_beside_a_repeat_that_does_not_is_run_again_for_them() {
+    let object = || Answer::body(200, "hello");
+    let mut rig = Rig::start(Lane::Read, [object(), object()]);
+    rig.publish(message("j", &get())).await;
+    rig.until_settled().await;
+    rig.publish(message("j", &get())).await;
+    rig.publish(asked("j", &get())).await;
+    rig.until("who asks is parked", |rig| rig.parked_for("leased") == 1)
+        .await;
+    assert_eq!((rig.calls(), rig.duplicates()), (1, 2));
+    rig.until("it is answered", |rig| {
+        !rig.broker.replies(ANSWERS).is_empty()
+    })
+    .await;
+    assert_eq!(&rig.broker.replies(ANSWERS)[0].body[..], b"hello");
+    rig.until_settled().await;
+    assert_eq!(rig.calls(), 2);
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dead_job_is_answered_and_not_buried_again() {
     let mut rig = Rig::start(Lane::Upload, [Answer::error(403, "AccessDenied")]);
     rig.publish(message("j", &put())).await;

@@ -9,6 +9,7 @@ mod duplicates;
 mod half_broken;
 mod pauses;
 mod repeats;
+mod replies;
 mod settling;
 mod streams;
 mod trouble;
@@ -157,6 +158,12 @@ impl Rig {
         self.broker.publish(&target, &message).await.unwrap();
     }
 
+    /// Publishes to the lane's queue, past what holds up the worker's own publishes.
+    fn publish_unconfirmed(&mut self, message: Message) {
+        self.published.extend(message.message_id.clone());
+        self.broker.put(&Target::Jobs(self.lane), &message);
+    }
+
     /// Publishes these jobs, all alike.
     async fn publish_all(&mut self, ids: &[&str], job: &Value) {
         for id in ids {
@@ -288,7 +295,6 @@ impl Rig {
         total(&self.totals).load(Ordering::Relaxed)
     }
 
-    /// Calls that S3 has seen.
     /// S3 calls now: on their way, and held back.
     fn sent_and_held(&self) -> (i64, i64) {
         let calls = |state| {
@@ -298,6 +304,7 @@ impl Rig {
         (calls("sent"), calls("held"))
     }
 
+    /// Calls that S3 has seen.
     fn calls(&self) -> usize {
         self.stage.seen().len()
     }
