@@ -112,8 +112,12 @@ impl Losses {
     fn write(&self, (what, lost, error): Line) {
         let lane = self.lane;
         match what {
-            Lost::Reply => tracing::warn!(%lane, lost, error, "replies are lost"),
-            Lost::Event => tracing::warn!(%lane, lost, error, "events are lost"),
+            Lost::Reply => {
+                tracing::warn!(%lane, lost, error, "replies are lost");
+            }
+            Lost::Event => {
+                tracing::warn!(%lane, lost, error, "events are lost");
+            }
         }
     }
 

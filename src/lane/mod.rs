@@ -29,7 +29,7 @@ mod unknown_fields;
 mod watchdog;
 mod window;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;

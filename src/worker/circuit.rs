@@ -1,11 +1,18 @@
 //! A circuit of the worker as people see it: the breaker, since when calls flow or are refused, and what S3
 //! did last to make it so. The breaker itself knows neither S3 nor the calendar.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{QueueCounts, WorkerView};
 use crate::{
     config::{self, Settings},
-    job::{Circuit, Timestamp},
+    job::{Circuit, Lane, Timestamp},
     metrics::Metrics,
     resilience::{
         Cause, CircuitBreaker, CircuitSettings, Clock, Snapshot, TokioClock,
@@ -13,6 +20,9 @@ use crate::{
     },
     storage::{LastFailure, LastFailures},
 };
+
+/// How long the line of a change waits for a look at the queues; chosen.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// One circuit, shared with its lane by the breaker.
 #[derive(Debug)]
@@ -26,16 +36,19 @@ pub struct WorkerCircuit {
 }
 
 impl WorkerCircuit {
-    /// A closed one. `last_failures` is where the storage notes what fails.
+    /// A closed one. `last_failures` is where the storage notes what fails; `lines` leads to [`tell`].
     pub(super) fn new(
-        name: Circuit,
+        (name, lane): (Circuit, Lane),
         settings: &Settings,
         metrics: &Arc<Metrics>,
         last_failures: &Arc<LastFailures>,
+        lines: Lines,
     ) -> Self {
         let since = Arc::new(Since::now());
         let changes = Changes {
             name,
+            lane,
+            lines,
             metrics: Arc::clone(metrics),
             since: Arc::clone(&since),
             last_failures: Arc::clone(last_failures),
@@ -80,12 +93,14 @@ impl Since {
     }
 }
 
-/// Where the breaker's transitions go: metric, time and log line change together.
+/// Where the breaker's transitions go, under its lock: metric and time change at once, the log line is another's.
 struct Changes {
     name: Circuit,
+    lane: Lane,
     metrics: Arc<Metrics>,
     since: Arc<Since>,
     last_failures: Arc<LastFailures>,
+    lines: Lines,
 }
 
 impl Changes {
@@ -103,18 +118,56 @@ impl Changes {
         }
         // Another cause has nothing to do with what failed last.
         let failed = matches!(cause, Cause::Failures(_) | Cause::ProbeFailed);
-        let last = failed.then(|| self.last_failures.of(self.name)).flatten();
-        let last = last.as_ref();
         let wait = after
             .probe_at
-            .map(|at| at.saturating_duration_since(TokioClock.now()).as_secs_f64());
+            .map(|at| at.saturating_duration_since(TokioClock.now()));
+        let change = Change {
+            name: self.name,
+            lane: self.lane,
+            from,
+            to,
+            cause,
+            since,
+            wait,
+            last: failed.then(|| self.last_failures.of(self.name)).flatten(),
+        };
+        // After the drain nobody looks at queues any more.
+        if let Err(unsent) = self.lines.send(change) {
+            unsent.0.log(QueueCounts::default());
+        }
+    }
+}
+
+/// One change of a circuit, to be told.
+#[derive(Debug)]
+pub(super) struct Change {
+    name: Circuit,
+    lane: Lane,
+    from: CircuitState,
+    to: CircuitState,
+    cause: Cause,
+    since: Timestamp,
+    /// Until the next probe.
+    wait: Option<Duration>,
+    last: Option<LastFailure>,
+}
+
+/// Where changes go to be told.
+pub(super) type Lines = mpsc::UnboundedSender<Change>;
+
+impl Change {
+    /// `counts` are those of its lane's queues.
+    fn log(&self, counts: QueueCounts) {
+        let last = self.last.as_ref();
         tracing::warn!(
             circuit = self.name.as_str(),
-            from = from.as_str(),
-            to = to.as_str(),
-            why = %cause,
-            %since,
-            next_probe_s = wait,
+            from = self.from.as_str(),
+            to = self.to.as_str(),
+            why = %self.cause,
+            since = %self.since,
+            next_probe_s = self.wait.map(|wait| wait.as_secs_f64()),
+            queue_ready = counts.ready,
+            parked = counts.parked,
             class = last.map(|last| last.class),
             code = last.map(|last| &*last.code),
             error = last.map(|last| &*last.message),
@@ -124,6 +177,37 @@ impl Changes {
             "the circuit changed"
         );
     }
+}
+
+/// Logs each change with what waits in its lane's queues, which takes a look at the broker, until `stop`. The change
+/// itself waits for nothing.
+pub(super) async fn tell(
+    mut changes: mpsc::UnboundedReceiver<Change>,
+    view: Arc<WorkerView>,
+    stop: CancellationToken,
+) {
+    loop {
+        let change = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            Some(change) = changes.recv() => change,
+        };
+        let counts = counts_of(&view, change.lane, &stop).await;
+        change.log(counts);
+    }
+    changes.close();
+    while let Some(change) = changes.recv().await {
+        change.log(QueueCounts::default());
+    }
+}
+
+/// None of a broker that does not answer in time.
+async fn counts_of(view: &WorkerView, lane: Lane, stop: &CancellationToken) -> QueueCounts {
+    let counts = tokio::select! {
+        counts = tokio::time::timeout(LOOK, view.queues.counts()) => counts.unwrap_or_default(),
+        () = stop.cancelled() => return QueueCounts::default(),
+    };
+    counts.get(&lane).copied().unwrap_or_default()
 }
 
 const fn numbers(settings: &Settings) -> CircuitSettings {

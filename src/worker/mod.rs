@@ -15,7 +15,7 @@ use anyhow::Context;
 use futures_util::FutureExt;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     task::{self, JoinSet},
 };
 
@@ -126,11 +126,13 @@ impl Worker {
         )
         .with_places(sources(settings), destination_roots(settings));
         let storage = Arc::new(storage);
-        let circuits: Vec<_> = lanes
-            .iter()
-            .filter_map(|lane| lane.circuit())
-            .map(|name| WorkerCircuit::new(name, settings, &metrics, storage.last_failures()))
-            .collect();
+        let (lines, changes) = mpsc::unbounded_channel();
+        let circuit_of = |lane: &Lane| {
+            let (of, last_failures) = ((lane.circuit()?, *lane), storage.last_failures());
+            let circuit = WorkerCircuit::new(of, settings, &metrics, last_failures, lines.clone());
+            Some(circuit)
+        };
+        let circuits: Vec<_> = lanes.iter().filter_map(circuit_of).collect();
         let status_of = |lane: &Lane| LaneView {
             lane: *lane,
             concurrency: settings.lanes.of(*lane).concurrency,
@@ -181,6 +183,11 @@ impl Worker {
                 );
             }
         });
+        tasks.spawn(circuit::tell(
+            changes,
+            Arc::clone(&view),
+            view.drain.stop.clone(),
+        ));
         tasks.spawn(
             Arc::clone(&view.throughput).sample(Arc::clone(&view.totals), view.drain.stop.clone()),
         );

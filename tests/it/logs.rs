@@ -152,7 +152,7 @@ async fn an_outage_of_s3_reads_as_circuit_and_lane_with_their_reasons() {
             "b"
         ]
     );
-    for name in ["error", "since", "next_probe_s"] {
+    for name in ["error", "since", "next_probe_s", "queue_ready", "parked"] {
         assert!(!opened[name].is_null(), "no {name}: {opened}");
     }
     until_said(

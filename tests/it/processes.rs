@@ -5,7 +5,10 @@ use bucket_brigade::{
     job::{Lane, State},
 };
 
-use crate::stage::{self, Stage, Totals};
+use crate::{
+    process::WorkerProcess,
+    stage::{self, Stage, Totals},
+};
 
 fn puts(count: usize) -> Vec<bucket_brigade::job::Message> {
     (0..count)
@@ -117,6 +120,35 @@ async fn a_second_signal_ends_the_worker_at_once_with_1_and_loses_nothing() {
             ..Totals::default()
         }
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_told_to_stop_while_it_starts_does_not_finish_that_first() {
+    let directory = tempfile::tempdir().unwrap();
+    // It takes connections, and answers nobody: a start without a region asks it for one, for seconds.
+    let metadata = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let metadata = format!("http://{}", metadata.local_addr().unwrap());
+    let ledger = directory.path().join("ledger.db");
+    let settings = [
+        ("amqp.url", "amqp://guest:guest@127.0.0.1:1/%2f".to_owned()),
+        ("ledger.url", format!("sqlite://{}", ledger.display())),
+        ("http.listen", "127.0.0.1:0".to_owned()),
+    ];
+    let settings = settings.map(|(key, value)| (key.to_owned(), value));
+    let mut worker = WorkerProcess::start_with(
+        &settings,
+        ("key", "secret"),
+        &[("AWS_EC2_METADATA_SERVICE_ENDPOINT", &metadata)],
+        directory.path().join("log"),
+    );
+    stage::eventually("it starts", async || {
+        worker.log().contains("\"settings\"").then_some(())
+    })
+    .await;
+    worker.terminate();
+    assert_eq!(worker.wait().await, Some(0));
+    let log = worker.log();
+    assert!(!log.contains("\"started\""), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

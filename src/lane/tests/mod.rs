@@ -18,6 +18,7 @@ mod windows;
 use std::{
     collections::BTreeSet,
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use prometheus::IntCounter;
