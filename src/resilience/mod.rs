@@ -9,7 +9,7 @@ pub mod circuit_breaker;
 pub mod clock;
 pub mod retry;
 
-pub use budget::{Budget, Held, Share};
+pub use budget::{Budget, Buffer, Held, Share};
 pub use cause::Cause;
 pub use circuit_breaker::{CircuitBreaker, CircuitSettings, Mode, Permit, Refused, Snapshot};
 pub use clock::{Clock, TokioClock};

@@ -16,8 +16,6 @@ use rustix::{
     io::Errno,
 };
 
-use crate::job::{Failure, FailureClass};
-
 /// How often a path that is renamed while it is resolved is tried again; the kernel says so by `EAGAIN`.
 #[cfg(target_os = "linux")]
 const RACES: u32 = 64;
@@ -76,23 +74,6 @@ fn is_link(folder: BorrowedFd<'_>, name: &std::ffi::OsStr) -> bool {
     rustix::fs::statat(folder, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|found| {
         rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::Symlink
     })
-}
-
-/// Work that blocks, off the async threads. Dropped, it is not waited for, and goes on to its end.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    let panicked = |error| {
-        let message = format!("a blocking step did not end: {error}");
-        Err(Failure::ours(
-            FailureClass::Unavailable,
-            "interrupted",
-            message,
-        ))
-    };
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(panicked)
 }
 
 /// Whether an error says that a link leads out of the root, or was not followed.

@@ -23,7 +23,10 @@ use rustix::{
 };
 use sha2::{Digest, Sha256};
 
-use super::beneath::{self, blocking};
+use super::{
+    beneath,
+    file_threads::{FileThreads, Kept, is_stalled},
+};
 use crate::job::{
     Failure, FailureClass, JobId,
     place::{Refused, Roots},
@@ -44,10 +47,13 @@ pub(super) enum EarlierRuns {
 /// A file that is being written, under a name of its own. Dropped before [`PartFile::commit`], it is deleted.
 #[derive(Debug)]
 pub(super) struct PartFile {
-    place: Arc<Place>,
-    file: Arc<File>,
+    threads: FileThreads,
+    place: Arc<Kept<Place>>,
+    file: Arc<Kept<File>>,
     /// Bytes written so far.
     written: u64,
+    /// Of a call that may yet go on: what it would write, and where, is not for this file any more.
+    stalled: Option<Failure>,
 }
 
 #[derive(Debug)]
@@ -65,8 +71,9 @@ impl PartFile {
     ///
     /// Fails `job_local`: `forbidden_source` beyond the roots, `destination_not_found` when there is no such
     /// folder, `destination_not_a_file` when something else than a file is there, `destination_access_denied`;
-    /// `unavailable` for the worker's trouble, such as a volume that is not mounted.
+    /// `unavailable` for the worker's trouble, such as a volume that is not mounted, or hangs.
     pub(super) async fn create(
+        threads: &FileThreads,
         roots: &Roots,
         path: &Path,
         job: &JobId,
@@ -78,7 +85,30 @@ impl PartFile {
         })?;
         let (root, path, setting) = (root.to_owned(), path.to_owned(), roots.setting());
         let hidden = hidden(job, &path);
-        blocking(move || create(&root, &relative, path, setting, (&hidden, earlier))).await
+        let own = threads.clone();
+        let making = {
+            let path = path.clone();
+            move || create(own, (&root, &relative), path, setting, (&hidden, earlier))
+        };
+        threads.run(&path, 0, making).await
+    }
+
+    /// Why nothing can be written any more: a call to its volume was given up, and may yet go on.
+    pub(super) const fn stalled(&self) -> Option<&Failure> {
+        self.stalled.as_ref()
+    }
+
+    async fn run(
+        &mut self,
+        bytes: usize,
+        work: impl FnOnce() -> Result<(), Failure> + Send + 'static,
+    ) -> Result<(), Failure> {
+        if let Some(failure) = &self.stalled {
+            return Err(failure.clone());
+        }
+        let done = self.threads.run(&self.place.path, bytes, work).await;
+        self.stalled = done.as_ref().err().filter(|it| is_stalled(it)).cloned();
+        done
     }
 
     /// Writes bytes behind those that are there. Must not be dropped before it is done.
@@ -88,13 +118,13 @@ impl PartFile {
             Arc::clone(&self.place),
             self.written,
         );
-        let count = bytes.len() as u64;
-        blocking(move || {
+        let count = bytes.len();
+        let writing = move || {
             let written = file.write_all_at(&bytes, at);
             written.map_err(|error| unwritable(&place.path, &error))
-        })
-        .await?;
-        self.written += count;
+        };
+        self.run(count, writing).await?;
+        self.written += count as u64;
         Ok(())
     }
 
@@ -102,38 +132,40 @@ impl PartFile {
     pub(super) async fn restart(&mut self) -> Result<(), Failure> {
         let (file, place) = (Arc::clone(&self.file), Arc::clone(&self.place));
         self.written = 0;
-        blocking(move || {
-            file.set_len(0)
-                .map_err(|error| unwritable(&place.path, &error))
-        })
-        .await
+        let cutting = move || {
+            let cut = file.set_len(0);
+            cut.map_err(|error| unwritable(&place.path, &error))
+        };
+        self.run(0, cutting).await
     }
 
     /// Brings all of it to the disk, then gives it the target's name, which it takes from whatever file had it.
-    pub(super) async fn commit(self) -> Result<(), Failure> {
-        blocking(move || {
-            let place = &self.place;
+    pub(super) async fn commit(mut self) -> Result<(), Failure> {
+        let (file, place) = (Arc::clone(&self.file), Arc::clone(&self.place));
+        let committing = move || {
             let folder = place.folder.as_fd();
             let failed =
                 |error: Errno| unopened(&place.path, "destinations.file_roots", &error.into());
-            fsync(&*self.file).map_err(|error| unwritable(&place.path, &error.into()))?;
+            fsync(&**file).map_err(|error| unwritable(&place.path, &error.into()))?;
             renameat(folder, &place.temporary, folder, &place.target).map_err(failed)?;
             fsync(folder).map_err(|error| unwritable(&place.path, &error.into()))
-        })
-        .await
+        };
+        // The disk may have all of it still to write.
+        let bytes = usize::try_from(self.written).unwrap_or(usize::MAX);
+        self.run(bytes, committing).await
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // After the rename there is no such name any more. Quick enough for an async thread.
+        // After the rename there is no such name any more.
         unlinkat(self.folder.as_fd(), &self.temporary, AtFlags::empty()).unwrap_or_default();
     }
 }
 
 fn create(
-    root: &Path,
-    relative: &Path,
+    threads: FileThreads,
+    (root, relative): (&Path, &Path),
     path: PathBuf,
     setting: &str,
     (hidden, earlier): (&str, EarlierRuns),
@@ -172,9 +204,11 @@ fn create(
         path,
     };
     Ok(PartFile {
-        place: Arc::new(place),
-        file: Arc::new(File::from(file)),
+        place: Arc::new(threads.keep(place)),
+        file: Arc::new(threads.keep(File::from(file))),
+        threads,
         written: 0,
+        stalled: None,
     })
 }
 

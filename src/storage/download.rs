@@ -80,7 +80,8 @@ impl StorageService<'_> {
             _ => EarlierRuns::Died,
         };
         let roots = &self.0.storage.destinations;
-        let part = PartFile::create(roots, path, self.0.job, earlier).await;
+        let threads = self.0.storage.sources.threads();
+        let part = PartFile::create(threads, roots, path, self.0.job, earlier).await;
         let progress = Mutex::new(Progress {
             part: part.map_err(Stop::Failed)?,
             buffer: BytesMut::new(),
@@ -144,6 +145,9 @@ impl StorageService<'_> {
         get: &GetObject,
         progress: &mut Progress,
     ) -> Result<End, Failure> {
+        if let Some(failure) = progress.part.stalled() {
+            return Ok(End::Ours(failure.clone()));
+        }
         let missing = progress.missing();
         if progress.first.is_some()
             && missing.is_none()

@@ -53,6 +53,24 @@ fn names(folder: &tempfile::TempDir) -> Vec<String> {
     names
 }
 
+/// Fails unless the folder comes to have these names: files are closed and removed by threads of their own.
+async fn assert_names(folder: &tempfile::TempDir, expected: &[impl AsRef<str>]) {
+    let expected: Vec<_> = expected.iter().map(AsRef::as_ref).collect();
+    for _ in 0..10_000 {
+        if names(folder) == expected {
+            return;
+        }
+        let pause = || {
+            std::thread::park_timeout(std::time::Duration::from_millis(1));
+            Ok(())
+        };
+        crate::storage::file_threads::off_thread(pause)
+            .await
+            .unwrap();
+    }
+    assert_eq!(names(folder), expected);
+}
+
 fn header<'a>(stage: &'a [super::super::script::Seen], at: usize, name: &str) -> Option<&'a str> {
     stage[at].headers.get(name).map(String::as_str)
 }
@@ -64,7 +82,7 @@ async fn an_object_is_written_whole_and_its_result_names_the_file() {
     fs::write(&path, "what was there before").unwrap();
     let done = stage.run(to(&path, None)).await.unwrap();
     assert_eq!(fs::read_to_string(&path).unwrap(), "hello");
-    assert_eq!(names(&folder), ["file"]);
+    assert_names(&folder, &["file"]).await;
     let json = done.result.to_json();
     assert_eq!(
         (&json["size"], &json["file"]),
@@ -211,7 +229,7 @@ async fn a_failed_download_leaves_nothing_and_touches_nothing() {
         fs::write(&path, "old").unwrap();
         stage.failure(to(&path, None)).await;
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
-        assert_eq!(names(&folder), ["file"]);
+        assert_names(&folder, &["file"]).await;
     }
     // Dropped on the way, as by a drain.
     let (stage, folder) = stage([Answer::Stalls(vec!["some"])]);
@@ -222,7 +240,7 @@ async fn a_failed_download_leaves_nothing_and_touches_nothing() {
             .await
             .is_err()
     );
-    assert_eq!(names(&folder), [""; 0]);
+    assert_names(&folder, &[""; 0]).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -248,7 +266,7 @@ async fn bytes_that_s3_does_not_vouch_for_never_get_the_name() {
         let (stage, folder) = self::stage(answers);
         let failure = stage.failure(to(&folder.path().join("file"), None)).await;
         assert_eq!(failure.code, "checksum_mismatch", "{name}: {failure}");
-        assert_eq!(names(&folder), [""; 0]);
+        assert_names(&folder, &[""; 0]).await;
         assert_eq!(stage.failures_in_a_row(), 0);
     }
     // Of parts, or of a range: they say nothing of these bytes.
@@ -370,6 +388,6 @@ async fn what_a_killed_run_left_is_removed_by_the_jobs_next_one_and_nothing_else
         .run_in(to(&here("file"), None), &context)
         .await
         .unwrap();
-    assert_eq!(names(&folder), stays);
+    assert_names(&folder, &stays).await;
     assert!(outside.path().exists());
 }

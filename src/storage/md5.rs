@@ -8,7 +8,8 @@ use bytes::Bytes;
 use md5::{Digest, Md5};
 
 use super::{
-    answer::called, attempt::Attempt, beneath::blocking, quirks::Etags, service::StorageService,
+    answer::called, attempt::Attempt, file_threads::off_thread, quirks::Etags,
+    service::StorageService,
 };
 use crate::job::{Failure, FailureClass, OperationName, operation::PutObject};
 
@@ -102,7 +103,7 @@ async fn md5_of(bytes: Bytes) -> Result<String, Failure> {
         Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
     };
     if is_large {
-        blocking(hash).await
+        off_thread(hash).await
     } else {
         hash()
     }

@@ -20,6 +20,7 @@ mod door;
 mod download;
 mod echo;
 mod error;
+mod file_threads;
 mod guard;
 mod identity;
 mod keys;

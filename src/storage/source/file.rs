@@ -10,6 +10,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use rustix::{
     buffer::spare_capacity,
     fd::AsFd,
@@ -20,13 +21,18 @@ use rustix::{
 use super::{Reader, Source, SourceIdentity, job_local, shown, too_large};
 use crate::{
     job::{Failure, FailureClass},
-    storage::beneath::{self, blocking},
+    resilience::Buffer,
+    storage::{
+        beneath,
+        file_threads::{FileThreads, Kept},
+    },
 };
 
 /// A file that is being read.
 #[derive(Debug)]
 pub(super) struct FileReader {
-    file: Arc<File>,
+    threads: FileThreads,
+    file: Arc<Kept<File>>,
     path: PathBuf,
     /// As it was when opened: what is appended later does not belong to it.
     size: u64,
@@ -35,21 +41,23 @@ pub(super) struct FileReader {
 
 impl FileReader {
     pub(super) async fn open(
+        threads: FileThreads,
         root: PathBuf,
         relative: PathBuf,
         max_bytes: u64,
     ) -> Result<Source, Failure> {
         let path = shown(&root, &relative);
-        let (file, found) = blocking({
-            let path = path.clone();
-            move || open(&root, &relative, &path)
-        })
-        .await?;
+        let opening = {
+            let (path, threads) = (path.clone(), threads.clone());
+            move || open(&root, &relative, &path, &threads)
+        };
+        let (file, found) = threads.run(&path, 0, opening).await?;
         let size = size_of(&found);
         if size > max_bytes {
             return Err(too_large(&format!("{path:?} has {size} bytes"), max_bytes));
         }
         let reader = Self {
+            threads,
             file: Arc::new(file),
             path,
             size,
@@ -62,22 +70,25 @@ impl FileReader {
         })
     }
 
-    /// Into an empty buffer.
+    /// The buffer is held until the file has been read, whoever waits for that.
     pub(super) async fn read_part_into(
         &mut self,
-        buffer: Vec<u8>,
+        mut buffer: Buffer,
         max: usize,
-    ) -> Result<Vec<u8>, Failure> {
+    ) -> Result<Bytes, Failure> {
         let left = usize::try_from(self.size - self.offset).unwrap_or(usize::MAX);
         let want = max.min(left);
         if want == 0 {
-            return Ok(buffer);
+            return Ok(Bytes::new());
         }
         let (file, path, offset) = (Arc::clone(&self.file), self.path.clone(), self.offset);
-        let bytes = blocking(move || {
-            read(&file, offset, want, buffer).map_err(|error| unreadable(&path, &error))
-        })
-        .await?;
+        let reading = move || {
+            let memory = buffer.take_memory();
+            let filled = read(&file, offset, want, memory);
+            let filled = filled.map_err(|error| unreadable(&path, &error))?;
+            Ok(buffer.hold(filled))
+        };
+        let bytes = self.threads.run(&self.path, want, reading).await?;
         self.offset += bytes.len() as u64;
         Ok(bytes)
     }
@@ -88,20 +99,26 @@ impl FileReader {
 
     pub(super) async fn identity(&self) -> Result<SourceIdentity, Failure> {
         let (file, path) = (Arc::clone(&self.file), self.path.clone());
-        blocking(move || match fstat(&file) {
+        let look = move || match fstat(&**file) {
             Ok(found) => Ok(identity_of(&found)),
             Err(error) => Err(unreadable(&path, &error.into())),
-        })
-        .await
+        };
+        self.threads.run(&self.path, 0, look).await
     }
 }
 
-fn open(root: &Path, relative: &Path, path: &Path) -> Result<(File, Stat), Failure> {
+fn open(
+    root: &Path,
+    relative: &Path,
+    path: &Path,
+    threads: &FileThreads,
+) -> Result<(Kept<File>, Stat), Failure> {
     let folder = beneath::open_root(root).map_err(|error| root_missing(root, &error))?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
     let opened = beneath::open(folder.as_fd(), relative, flags);
-    let file = File::from(opened.map_err(|error| unopened(path, &error))?);
-    let found = fstat(&file).map_err(|error| unreadable(path, &error.into()))?;
+    // Nobody may be left to take it.
+    let file = threads.keep(File::from(opened.map_err(|error| unopened(path, &error))?));
+    let found = fstat(&*file).map_err(|error| unreadable(path, &error.into()))?;
     if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
         return Err(not_a_file(path));
     }

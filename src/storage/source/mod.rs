@@ -18,10 +18,14 @@ pub use fetch::Resolver;
 use file::FileReader;
 use url::UrlReader;
 
-use crate::job::{
-    Failure, FailureClass,
-    operation::SourceRef,
-    place::{Origins, Refused, Roots},
+use super::file_threads::FileThreads;
+use crate::{
+    job::{
+        Failure, FailureClass,
+        operation::SourceRef,
+        place::{Origins, Refused, Roots},
+    },
+    resilience::Buffer,
 };
 
 /// What the operator allows.
@@ -54,6 +58,7 @@ impl SourceRules {
 pub struct Sources {
     rules: Arc<SourceRules>,
     fetcher: Fetcher,
+    threads: FileThreads,
 }
 
 impl Sources {
@@ -66,7 +71,16 @@ impl Sources {
     pub fn with_resolver(rules: SourceRules, resolver: Resolver) -> Self {
         let rules = Arc::new(rules);
         let fetcher = Fetcher::new(Arc::clone(&rules), resolver);
-        Self { rules, fetcher }
+        Self {
+            rules,
+            fetcher,
+            threads: FileThreads::default(),
+        }
+    }
+
+    /// The threads that work on files, for those that are written too.
+    pub(super) const fn threads(&self) -> &FileThreads {
+        &self.threads
     }
 
     /// Opens a source for reading from its start.
@@ -79,7 +93,8 @@ impl Sources {
         match source {
             SourceRef::File(path) => {
                 let (root, relative) = self.rules.file_roots.covering(path).map_err(refused)?;
-                FileReader::open(root.to_owned(), relative, self.rules.max_bytes).await
+                let (threads, root) = (self.threads.clone(), root.to_owned());
+                FileReader::open(threads, root, relative, self.rules.max_bytes).await
             }
             SourceRef::Url(url) => {
                 let url = self.rules.url_hosts.check(url).map_err(refused)?;
@@ -106,26 +121,30 @@ enum Reader {
 }
 
 impl Source {
-    /// The next bytes, at most `max` (at least 1): fewer only at the end, none when it is over. Dropped or
-    /// failed before it is done, it has taken nothing: the next call goes on from the same place.
+    /// The next bytes into `buffer`, at most `max` (at least 1): fewer only at the end, none when it is over. Dropped
+    /// or failed before it is done, it has taken nothing: the next call goes on from the same place. Holds nothing
+    /// beside the buffer but the last chunk of a URL.
     ///
     /// Fails as [`Sources::open`] does; a URL that breaks off is resumed where that is safe.
-    pub async fn read_part(&mut self, max: usize) -> Result<Bytes, Failure> {
-        self.read_part_into(Vec::new(), max).await.map(Bytes::from)
-    }
-
-    /// The same into `buffer`, whose memory is used again; what it held is gone. Holds nothing beside it but the last
-    /// chunk of a URL.
     pub async fn read_part_into(
         &mut self,
-        mut buffer: Vec<u8>,
+        mut buffer: Buffer,
         max: usize,
-    ) -> Result<Vec<u8>, Failure> {
-        buffer.clear();
+    ) -> Result<Bytes, Failure> {
         match &mut self.reader {
             Reader::File(file) => file.read_part_into(buffer, max).await,
-            Reader::Url(url) => url.read_part_into(buffer, max).await,
+            Reader::Url(url) => {
+                let filled = url.read_part_into(buffer.take_memory(), max).await?;
+                Ok(buffer.hold(filled))
+            }
         }
+    }
+
+    #[cfg(test)]
+    async fn read_part(&mut self, max: usize) -> Result<Bytes, Failure> {
+        let budget = crate::resilience::Budget::new(u64::MAX);
+        let buffer = budget.buffer(max as u64).await;
+        self.read_part_into(buffer, max).await
     }
 
     /// Goes to `offset`, in bytes from the start, forwards or backwards. A URL is asked for the rest, on

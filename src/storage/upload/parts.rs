@@ -12,12 +12,8 @@ use super::plan::{MOST_PARTS, Plan, endless};
 use crate::{
     job::{Failure, FailureClass},
     resilience::Budget,
-    storage::source::Source,
+    storage::{file_threads::patience, source::Source},
 };
-
-/// What every part may take, and the slowest that a source may be in bytes a second. Chosen, not measured.
-const START: Duration = Duration::from_secs(30);
-const SLOWEST: f64 = 65_536.0;
 
 /// A part in memory.
 #[derive(Debug)]
@@ -180,19 +176,14 @@ pub(super) async fn read(
     budget: &Budget,
     most: u64,
 ) -> Result<Bytes, Failure> {
-    let mut buffer = budget.buffer(most).await;
-    let memory = buffer.take_memory();
+    let buffer = budget.buffer(most).await;
     // A source is never asked for nothing.
     let most = usize::try_from(most.max(1)).unwrap_or(usize::MAX);
     let patience = patience(most);
-    let filled = tokio::time::timeout(patience, source.read_part_into(memory, most)).await;
-    let filled = filled.unwrap_or_else(|_| Err(too_slow(most, patience)))?;
-    Ok(buffer.hold(filled))
-}
-
-/// How long a source may take for so many bytes: it holds memory meanwhile that other uploads wait for.
-fn patience(bytes: usize) -> Duration {
-    START + Duration::from_secs_f64(bytes as f64 / SLOWEST)
+    // It holds memory meanwhile that other uploads wait for.
+    tokio::time::timeout(patience, source.read_part_into(buffer, most))
+        .await
+        .unwrap_or_else(|_| Err(too_slow(most, patience)))
 }
 
 fn too_slow(bytes: usize, patience: Duration) -> Failure {
