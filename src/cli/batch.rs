@@ -21,7 +21,7 @@ use super::{
 use crate::{
     broker::{PublishError, Target, rabbitmq::Producer},
     config::Settings,
-    job::{Message, OperationName, Timestamp, outcome::DeadReason, wire},
+    job::{Message, OperationName, Timestamp, outcome::DeadReason, text_form, wire},
     terminal, worker,
 };
 
@@ -125,9 +125,12 @@ fn progress(bytes: u64) -> ProgressBar {
 /// The text of a line without its end. A line that is no text is wrong alone.
 fn text_of(line: &[u8]) -> Result<&str, String> {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    std::str::from_utf8(line).map_err(|error| {
-        let at = error.valid_up_to() + 1;
-        format!("a line must be UTF-8, and is not from byte {at} on")
+    std::str::from_utf8(line).map_err(|error| match text_form::instead(line) {
+        Some(what) => format!("no JSON object: {what}"),
+        None => {
+            let at = error.valid_up_to() + 1;
+            format!("a line must be UTF-8, and is not from byte {at} on")
+        }
     })
 }
 
@@ -138,8 +141,11 @@ fn message_of(
     line: &str,
     settings: &Settings,
 ) -> Result<(Target, Message), String> {
-    let mut fields: Map<String, Value> =
-        serde_json::from_str(line).map_err(|error| format!("no JSON object: {error}"))?;
+    let mut fields: Map<String, Value> = serde_json::from_str(line).map_err(|error| {
+        let what = text_form::instead(line.as_bytes());
+        let why = what.map_or_else(|| error.to_string(), str::to_owned);
+        format!("no JSON object: {why}")
+    })?;
     let id = match fields.remove("id") {
         None | Some(Value::Null) => line_id(file, number, line),
         Some(Value::String(id)) => id,

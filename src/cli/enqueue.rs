@@ -9,7 +9,8 @@ use futures_util::StreamExt;
 use super::{
     CommandError, Exit, Outcome, Output, Shared, batch,
     output::{print, print_bytes, print_json, unless_left},
-    unanswered, upload,
+    unanswered,
+    upload::{self, LeftOut, Uploads},
 };
 use crate::{
     broker::{
@@ -181,12 +182,13 @@ pub(super) async fn run(shared: &Shared, args: EnqueueArgs) -> Outcome {
     let operation = match what {
         What::Batch(batch) => return batch::run(shared, &settings, batch).await,
         What::Upload(upload) => {
-            let mut jobs = upload::operations(upload)?;
-            match (jobs.len(), jobs.pop()) {
-                (1, Some(operation)) => operation,
-                (_, last) => {
-                    jobs.extend(last);
-                    return publish_all(shared, &settings, &how, jobs).await;
+            let mut uploads = upload::uploads(upload)?;
+            let is_one = uploads.operations.len() == 1 && uploads.left_out.is_empty();
+            match uploads.operations.pop() {
+                Some(operation) if is_one => operation,
+                last => {
+                    uploads.operations.extend(last);
+                    return publish_all(shared, &settings, &how, uploads).await;
                 }
             }
         }
@@ -278,20 +280,25 @@ pub(super) async fn run(shared: &Shared, args: EnqueueArgs) -> Outcome {
 }
 
 /// One job a file: prints the ids, in order, as they are confirmed. All are published although the reader of the ids
-/// leaves; after another failure of standard output no more ids could be known, so that ends it.
-async fn publish_all(
-    shared: &Shared,
-    settings: &Settings,
-    how: &How,
-    operations: Vec<Operation>,
-) -> Outcome {
+/// leaves; after another failure of standard output no more ids could be known, so that ends it. A file that can't be a
+/// job is named, and the others go out: exit 1.
+async fn publish_all(shared: &Shared, settings: &Settings, how: &How, uploads: Uploads) -> Outcome {
     how.demand_nothing("a folder is one job a file")?;
+    let Uploads {
+        operations,
+        mut left_out,
+    } = uploads;
     let mut messages = Vec::with_capacity(operations.len());
     for operation in &operations {
         let id = JobId::fresh();
         let target = Target::Jobs(operation.name().lane());
-        messages.push((target, checked_message(&id, operation, settings)?, id));
+        match accepted(&id, operation, settings) {
+            Ok(message) => messages.push((target, message, id)),
+            Err(why) => left_out.push(LeftOut::refused(operation, why)),
+        }
     }
+    left_out.sort();
+    let exit = LeftOut::say(&left_out);
     let producer = connect(shared, settings).await?;
     let mut published = futures_util::stream::iter(messages)
         .map(|(target, message, id)| {
@@ -306,7 +313,7 @@ async fn publish_all(
             is_read = unless_left(print_id(shared.output, &id))?;
         }
     }
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 fn print_id(output: Output, id: &JobId) -> Result<(), CommandError> {
@@ -398,6 +405,10 @@ fn checked_message(
     operation: &Operation,
     settings: &Settings,
 ) -> Result<Message, CommandError> {
+    accepted(id, operation, settings).map_err(CommandError::usage)
+}
+
+fn accepted(id: &JobId, operation: &Operation, settings: &Settings) -> Result<Message, String> {
     let message = wire::encode(id, operation, Timestamp::now());
     let rules = worker::message_rules(settings);
     let lane = operation.name().lane();
@@ -405,7 +416,7 @@ fn checked_message(
         Ok(_) => Ok(message),
         // Files and URLs are the worker's: its settings decide, and they need not be these.
         Err(bad) if bad.reason == DeadReason::ForbiddenSource => Ok(message),
-        Err(bad) => Err(CommandError::usage(bad.message)),
+        Err(bad) => Err(bad.message),
     }
 }
 

@@ -16,6 +16,7 @@ pub mod place;
 pub mod report;
 mod requests;
 pub mod result;
+pub(crate) mod text_form;
 pub mod timestamp;
 pub mod upload;
 pub mod wire;

@@ -16,7 +16,7 @@ use super::{
     operation::{Destination, SourceRef},
     outcome::DeadReason,
     place::{Origins, Refused, Roots},
-    requests,
+    requests, text_form,
 };
 
 /// The one message version this build speaks.
@@ -238,14 +238,19 @@ impl Form {
                 None => return Err(malformed("header brigade-job must be text that holds JSON")),
             },
         };
-        let value: Value = serde_json::from_slice(text)
-            .map_err(|error| malformed(format!("{place} is no valid JSON: {error}")))?;
+        let value: Value = serde_json::from_slice(text).map_err(|error| {
+            let why = text_form::instead(text).map_or_else(|| error.to_string(), str::to_owned);
+            malformed(format!("{place} is no valid JSON: {why}"))
+        })?;
         // The escape is the only way to write it in JSON, so most messages skip the walk.
         if text.windows(6).any(|window| window == b"\\u0000") && holds_nul(&value) {
             return Err(malformed(format!("{place} holds the character U+0000")));
         }
         match value {
             Value::Object(map) => Ok(map),
+            Value::String(text) if text.trim_start().starts_with('{') => Err(malformed(format!(
+                "{place} must be a JSON object, but is a string that holds one: it is encoded twice"
+            ))),
             other => Err(malformed(format!(
                 "{place} must be a JSON object, but is {}",
                 kind(&other)

@@ -485,6 +485,8 @@ fn a_glance_reads_what_it_can_of_any_message() {
     assert_eq!(glance(&nonsense), Known::default());
 }
 
+#[path = "wire_forms_tests.rs"]
+mod forms;
 #[path = "wire_names_tests.rs"]
 mod names;
 #[path = "wire_place_tests.rs"]

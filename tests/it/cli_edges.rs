@@ -108,6 +108,43 @@ async fn a_folder_is_published_whole_although_the_reader_of_the_ids_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_folder_holds_beside_files_is_named_and_the_rest_is_published() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let stage = Stage::new().await;
+    stage.declare().await;
+    let folder = tempfile::tempdir().unwrap();
+    let here = |name: &[u8]| folder.path().join(std::ffi::OsStr::from_bytes(name));
+    std::fs::write(here(b"a"), "a").unwrap();
+    std::os::unix::fs::symlink(here(b"a"), here(b"link\x1b[2J")).unwrap();
+    let path = folder.path().to_str().unwrap();
+    let prefix = format!("s3://b/{}", "p".repeat(1000));
+    let upload = |object: &str| {
+        let arguments = ["enqueue", "upload", path, object];
+        tokio::task::block_in_place(|| ended(command(&stage, &arguments).stdout(Stdio::null())))
+    };
+    let (code, said) = upload("s3://b/p");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("left out: ") && said.contains("link\\u{1b}[2J: a symbolic link"),
+        "{said}"
+    );
+    stage.until_queued(Lane::Upload, 1).await;
+
+    // Files that were meant are missing: one without a name that a message can carry, one with too long a key.
+    std::fs::write(here(b"caf\xe9"), "x").unwrap();
+    std::fs::write(here(&[b'x'; 40]), "x").unwrap();
+    let (code, said) = upload(&prefix);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("its name is no UTF-8") && said.contains("key"),
+        "{said}"
+    );
+    assert_eq!(said.matches("left out: ").count(), 3, "{said}");
+    stage.until_queued(Lane::Upload, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_log_is_full_goes_on() {
     for format in ["json", "text"] {
         let mut stage = Stage::new().await.set("log.format", format);
