@@ -28,12 +28,14 @@ test: ## everything that is checked: format, lints, dependencies, all tests agai
 	scripts/dependency-check
 	scripts/cargo-deny
 	scripts/compose-check
+	scripts/chart check
 	echo "Linting (about 4 minutes the first time)…"
 	cargo clippy --locked --all-targets --features failpoints -- -D warnings
 	cargo clippy --locked --test drill --features failpoints -- -D warnings
 	scripts/prometheus install >/dev/null
 	echo "Testing (builds for about 5 minutes the first time)…"
 	scripts/postgres run -- scripts/rabbitmq run -- cargo test --locked --features failpoints -- --test-threads 6
+	scripts/chart settings $(BRIGADE)
 
 # RABBITMQ=4.0 or 4.3 for a newer broker (a chroot; root), ARGS for the drills: ARGS='--jobs 100000 --only s3-outage'.
 .PHONY: drill
