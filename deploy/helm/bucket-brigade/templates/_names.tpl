@@ -38,22 +38,31 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: {{ .set.name }}
 {{- end }}
 
+{{/*
+The labels of an object: {"root": …, "component": … or none, "more": … or none}. Merged, since a key may not occur twice: the
+user's own never take the place of the chart's.
+*/}}
 {{- define "brigade.labels" -}}
-{{ include "brigade.selector" . }}
-app.kubernetes.io/part-of: bucket-brigade
-app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.AppVersion | trunc 63 | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-{{- if eq .Release.Service "Helm" }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-{{- end }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $root := .root -}}
+{{- $labels := include "brigade.selector" $root | fromYaml -}}
+{{- $tag := $root.Values.image.tag | default $root.Chart.AppVersion | trunc 63 -}}
+{{- $_ := set $labels "app.kubernetes.io/version" (regexReplaceAll "[^A-Za-z0-9]+$" $tag "") -}}
+{{- $_ := set $labels "app.kubernetes.io/part-of" "bucket-brigade" -}}
+{{- $_ := set $labels "app.kubernetes.io/managed-by" $root.Release.Service -}}
+{{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_") -}}
+{{- with .component -}}
+{{- $_ := set $labels "app.kubernetes.io/component" . -}}
+{{- end -}}
+{{- toYaml (mergeOverwrite (deepCopy $root.Values.commonLabels) (deepCopy (.more | default dict)) $labels) -}}
 {{- end }}
 
 {{- define "brigade.setLabels" -}}
-{{ include "brigade.labels" .root }}
-app.kubernetes.io/component: {{ .set.name }}
+{{- include "brigade.labels" (dict "root" .root "component" .set.name) -}}
+{{- end }}
+
+{{/* The labels of a set's pods. Not the chart's version: it would replace all pods by itself. */}}
+{{- define "brigade.podLabels" -}}
+{{- toYaml (mergeOverwrite (deepCopy .root.Values.commonLabels) (deepCopy .set.podLabels) (include "brigade.setSelector" . | fromYaml)) -}}
 {{- end }}
 
 {{- define "brigade.image" -}}
