@@ -143,7 +143,7 @@ async fn a_store_on_this_machine_needs_no_region_and_misses_its_keys_at_once() {
         "{failure:?}"
     );
     assert!(
-        began.elapsed() < Duration::from_secs(2),
+        began.elapsed() < Duration::from_secs(4),
         "{:?}",
         began.elapsed()
     );

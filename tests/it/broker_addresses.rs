@@ -64,7 +64,7 @@ async fn a_black_hole_is_passed_over_and_a_node_that_hangs_is_left_for_the_next_
     })
     .await;
     let took = began.elapsed();
-    assert!(took < Duration::from_secs(8), "{took:?}");
+    assert!(took < Duration::from_secs(12), "two heartbeats: {took:?}");
     stage.until_consuming(&worker).await;
     let jobs = (0..4).map(|n| stage::put(&format!("j{n}"), &format!("k{n}")));
     stage.publish_all(Lane::Upload, jobs.collect()).await;

@@ -110,7 +110,8 @@ async fn an_open_circuit_leaves_no_consumer_and_burns_no_cpu() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     let burnt = worker.cpu() - cpu;
     assert!(
-        burnt <= Duration::from_millis(150),
+        // A loop that polls would burn all three; a slow machine takes its time for a heartbeat.
+        burnt <= Duration::from_millis(500),
         "{burnt:?} of CPU in 3 s of open circuit"
     );
     assert_eq!(stage.puts(), calls, "a call left while open");

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A command that takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// A key that clears the screen, begins a line, and colours what follows: by ESC, and by a C1 control.
 const HOSTILE: &str = "a\u{1b}[2Jb\nc\u{9b}31md\u{202e}e\r\u{7f}";
 

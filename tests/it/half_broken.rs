@@ -96,7 +96,7 @@ async fn a_drain_in_a_memory_alarm_is_over_in_time_and_loses_no_letter() {
     let hanging = stage.s3.faults().add(stage::uploads_hang());
     stage.publish(Lane::Upload, typo()).await;
     eventually("its call is under way", async || {
-        (stage.s3.journal().in_flight(Class::Upload) == 1).then_some(())
+        (stage.s3.journal().in_flight(Class::Upload) >= 1).then_some(())
     })
     .await;
     stage
@@ -110,8 +110,9 @@ async fn a_drain_in_a_memory_alarm_is_over_in_time_and_loses_no_letter() {
     assert!(began.elapsed() < DRAINED_WITHIN, "{:?}", began.elapsed());
     stage.rabbit.ctl(&["set_vm_memory_high_watermark", "0.4"]);
     let next = stage.worker().await;
+    // Two, if the first worker's was on its way already when the alarm came.
     eventually("the letter is there", async || {
-        (stage.dead(Lane::Upload).await.len() == 1).then_some(())
+        (!stage.dead(Lane::Upload).await.is_empty()).then_some(())
     })
     .await;
     stage.until_empty(Lane::Upload).await;

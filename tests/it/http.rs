@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::stage::{self, Stage, unavailable};
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_worker_shows_its_state_on_every_page() {

@@ -27,7 +27,7 @@ async fn sigterm_finishes_what_runs_requeues_the_rest_and_exits_0() {
     let held = stage.s3.faults().add(stage::uploads_hang());
     let mut worker = stage.process();
     stage::eventually("four calls are under way", async || {
-        (stage.s3.journal().in_flight(Class::Upload) == 4).then_some(())
+        (stage.s3.journal().in_flight(Class::Upload) >= 4).then_some(())
     })
     .await;
     worker.terminate();
@@ -69,7 +69,7 @@ async fn what_outlasts_the_drain_is_interrupted_and_costs_no_attempt() {
     let mut worker = stage.process();
     stage.publish(Lane::Upload, stage::put("j1", "k1")).await;
     stage::eventually("the call is under way", async || {
-        (stage.s3.journal().in_flight(Class::Upload) == 1).then_some(())
+        (stage.s3.journal().in_flight(Class::Upload) >= 1).then_some(())
     })
     .await;
     worker.terminate();
@@ -99,7 +99,7 @@ async fn a_second_signal_ends_the_worker_at_once_with_1_and_loses_nothing() {
     let mut worker = stage.process();
     stage.publish(Lane::Upload, stage::put("j1", "k1")).await;
     stage::eventually("the call is under way", async || {
-        (stage.s3.journal().in_flight(Class::Upload) == 1).then_some(())
+        (stage.s3.journal().in_flight(Class::Upload) >= 1).then_some(())
     })
     .await;
     worker.terminate();

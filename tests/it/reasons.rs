@@ -17,7 +17,7 @@ use crate::{
     stage::{self, Stage, eventually},
 };
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 
 /// Uploads are answered 503, and a circuit that opens stays open.
 async fn with_uploads_away() -> Stage {
