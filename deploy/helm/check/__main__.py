@@ -77,6 +77,11 @@ def check():
         if "jobs" not in chart.files(values)["bucket-brigade/templates/NOTES.txt"]:
             findings.take(name, ["the notes say nothing"])
 
+    # Names are cut where Kubernetes would refuse them, and still find each other.
+    for name in ("lanes", "keda", "sqlite"):
+        longest = chart.render(sets()[name], release="r" * 53)
+        findings.take(f"{name}, with a long name", promises.joined(longest))
+        findings.take(f"{name}, with a long name", validators.schemas(longest))
     findings.take("refusals", refusals.wrong(chart))
     findings.take("kustomize", plain(chart))
     findings.take(howto.PAGE.name, howto.wrong(chart, KUBECTL))
