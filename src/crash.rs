@@ -21,7 +21,7 @@ macro_rules! crash_point {
 }
 
 #[cfg(all(test, feature = "failpoints"))]
-pub(crate) use armed::in_this_test::panic_at;
+pub(crate) use armed::in_this_test::{disarm, panic_at};
 #[cfg(feature = "failpoints")]
 pub(crate) use armed::reached;
 
@@ -77,6 +77,11 @@ mod armed {
         /// The next task that reaches the point panics there, once for each call.
         pub(crate) fn panic_at(name: &'static str) {
             PANICS.with_borrow_mut(|armed| armed.push(name));
+        }
+
+        /// Takes every point back that was armed and not reached; returns which.
+        pub(crate) fn disarm() -> Vec<&'static str> {
+            PANICS.take()
         }
 
         pub(super) fn reached(name: &str) {

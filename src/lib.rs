@@ -28,6 +28,7 @@ mod crash;
 mod nearest;
 
 pub mod terminal;
+pub mod watch;
 
 pub mod job;
 pub mod resilience;
@@ -48,3 +49,6 @@ pub mod telemetry;
 pub mod cli;
 #[cfg(feature = "dev")]
 pub mod dev;
+
+#[cfg(test)]
+mod sim;

@@ -12,12 +12,14 @@ pub mod rabbitmq;
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use tokio::sync::watch;
 
 pub use acker::{Acker, Stale, Tag};
 pub use names::{Names, Route};
 
-use crate::job::{Lane, Message, outcome::ParkDelay};
+use crate::{
+    job::{Lane, Message, outcome::ParkDelay},
+    watch,
+};
 
 /// Where a message goes.
 #[derive(Debug, Clone, PartialEq, Eq)]

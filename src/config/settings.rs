@@ -288,6 +288,16 @@ impl LanesSettings {
             Lane::Cleanup => &self.cleanup,
         }
     }
+
+    /// The same, to be changed.
+    #[cfg(test)]
+    pub(crate) const fn of_mut(&mut self, lane: Lane) -> &mut LaneSettings {
+        match lane {
+            Lane::Upload => &mut self.upload,
+            Lane::Read => &mut self.read,
+            Lane::Cleanup => &mut self.cleanup,
+        }
+    }
 }
 
 /// One section below `lanes`.

@@ -11,6 +11,10 @@ pub struct Timestamp(i64);
 impl Timestamp {
     /// The wall clock. For the edges only (a delivery's arrival, a report); rules take their time as an argument.
     pub fn now() -> Self {
+        #[cfg(test)]
+        if let Some(now) = in_this_test::now() {
+            return now;
+        }
         Self(jiff::Timestamp::now().as_microsecond())
     }
 
@@ -74,6 +78,47 @@ impl fmt::Display for Timestamp {
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+/// A wall clock of one test's own, so that nothing it does depends on when it runs.
+#[cfg(test)]
+pub(crate) mod in_this_test {
+    use std::{cell::Cell, time::Duration};
+
+    use tokio::time::Instant;
+
+    use super::Timestamp;
+
+    thread_local! {
+        static CLOCK: Cell<Option<(Timestamp, Instant)>> = const { Cell::new(None) };
+    }
+
+    /// From now on this thread's wall clock shows `start` and moves with Tokio's.
+    pub(crate) fn begin_at(start: Timestamp) {
+        CLOCK.set(Some((start, Instant::now())));
+    }
+
+    /// Puts it on.
+    pub(crate) fn put_on(time: Duration) {
+        let put_on = |(start, since): (Timestamp, Instant)| (start.plus(time), since);
+        CLOCK.set(CLOCK.get().map(put_on));
+    }
+
+    /// Puts it back.
+    pub(crate) fn put_back(time: Duration) {
+        let put_back = |(start, since): (Timestamp, Instant)| (start.minus(time), since);
+        CLOCK.set(CLOCK.get().map(put_back));
+    }
+
+    /// The system's wall clock again.
+    pub(crate) fn end() {
+        CLOCK.set(None);
+    }
+
+    pub(super) fn now() -> Option<Timestamp> {
+        let (start, since) = CLOCK.get()?;
+        Some(start.plus(since.elapsed()))
     }
 }
 

@@ -3,9 +3,7 @@
 //! Each keeps its delivery unacked and held. The lane goes on with what needs no copy, and pauses only when its
 //! hands are full of jobs that wait for one. Other lanes are not affected.
 
-use tokio::sync::watch;
-
-use crate::broker::PublishError;
+use crate::{broker::PublishError, watch};
 
 /// The copies of one lane that wait to be published.
 #[derive(Debug)]

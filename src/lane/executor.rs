@@ -124,13 +124,7 @@ async fn pursue(
             }
         };
         let taken = match claim {
-            Claim::Taken(taken) => {
-                crash_point!("job.claimed");
-                if taken.replaces {
-                    log_replaced(lane, job);
-                }
-                taken
-            }
+            Claim::Taken(taken) => taken,
             Claim::LeasedElsewhere => return Resolution::leased_elsewhere(job, now),
             Claim::OtherRequest => return Resolution::other_request(lane, job, now),
             Claim::Dead {
@@ -152,6 +146,12 @@ async fn pursue(
                 return Resolution::rerun(job, &record, Box::pin(again).await);
             }
         };
+        // From here on whatever ends the run, a panic too, lets go of the claim.
+        let held = Held { lane, job, taken };
+        crash_point!("job.claimed");
+        if taken.replaces {
+            log_replaced(lane, job);
+        }
         if taken.unfinished >= SUSPECT_AFTER && turn.is_none() {
             // Waits unclaimed, so that a crash meanwhile counts against the one that runs.
             let waiting = Outcome::Requeued(RequeueReason::Drain);
@@ -168,6 +168,7 @@ async fn pursue(
             // One that waits makes no progress: its probe slot goes to another.
             drop(probe.take());
             tokio::select! {
+                biased;
                 guard = lane.suspects.0.lock() => turn = Some(guard),
                 () = lane.aborted() => return Resolution::unclaimed(RequeueReason::Drain),
                 () = tokio::time::sleep_until(seen.start_by(lane)) => {
@@ -177,7 +178,6 @@ async fn pursue(
             continue;
         }
         observe_wait(lane, job, taken, now);
-        let held = Held { lane, job, taken };
         let Some(run) = run_taken(lane, job, taken, probe.take(), seen).await else {
             log_lost(lane, job);
             continue;

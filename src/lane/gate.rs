@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 use super::{LaneContext, copies::Stuck, panics::Streak};
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
     job::outcome::RequeueReason,
     ledger::writer::LedgerStatus,
     resilience::{CircuitBreaker, Permit, Snapshot, circuit_breaker::CircuitState},
+    watch,
 };
 
 /// What keeps a lane from consuming.
@@ -170,6 +171,7 @@ impl Gate {
             }
         };
         tokio::select! {
+            biased;
             () = leave_due => {}
             () = self.anything() => {}
         }
@@ -184,6 +186,7 @@ impl Gate {
             }
         };
         tokio::select! {
+            biased;
             () = circuit => {}
             () = seen(&mut self.broker) => {}
             () = seen(&mut self.ledger) => {}
@@ -229,6 +232,7 @@ impl Gate {
             }
         };
         tokio::select! {
+            biased;
             () = overdue => {}
             () = self.anything() => {}
         }

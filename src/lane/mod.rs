@@ -121,6 +121,7 @@ impl LaneRunner {
         // Boxed, so that it can be dropped before the gatherer is waited for.
         let mut work = Box::pin(self.work());
         tokio::select! {
+            biased;
             () = &mut work => {}
             () = context.losses.tell() => {}
             // It ends only by a panic. Whoever owns the lane ends the process.
@@ -166,6 +167,7 @@ impl LaneRunner {
                 (_, None) => {}
             }
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return Step::Stop,
                 () = self.gate.changed(&pause) => {}
                 Some(acker) = self.returned.recv() => self.hands.take_back(acker),
@@ -310,6 +312,7 @@ impl LaneRunner {
             && !self.gate.has_free_probe()
         {
             tokio::select! {
+                biased;
                 _ = probes.join_next() => {}
                 () = self.stop.cancelled() => {}
                 Some(acker) = self.returned.recv() => {
@@ -332,6 +335,7 @@ impl LaneRunner {
     async fn subscribe(&mut self, prefetch: u16) -> Option<Box<dyn Subscription>> {
         let lane = self.context.lane;
         let subscribed = tokio::select! {
+            biased;
             () = self.stop.cancelled() => return None,
             subscribed = self.context.broker.subscribe(lane, prefetch) => subscribed,
         };

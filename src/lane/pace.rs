@@ -115,6 +115,7 @@ impl Pace {
                 Err(later) => later,
             };
             tokio::select! {
+                biased;
                 () = changed => {}
                 () = idle => {}
                 () = tokio::time::sleep_until(later) => {}

@@ -6,7 +6,9 @@
 
 use std::time::Duration;
 
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
+
+use crate::watch;
 
 /// Different jobs that panic in a row until it is the worker's fault; chosen.
 const IN_A_ROW: usize = 3;

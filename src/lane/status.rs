@@ -11,12 +11,12 @@ use std::{
 };
 
 use serde::Serialize;
-use tokio::sync::watch;
 
 use super::{copies::StuckCopies, gate::Pause};
 use crate::{
     job::{Lane, Timestamp},
     metrics::Metrics,
+    watch,
 };
 
 /// The contract's lane states (section 8).

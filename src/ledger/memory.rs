@@ -110,6 +110,11 @@ impl MemoryLedger {
         self.lock().passed += time;
     }
 
+    /// What its clock shows.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.lock().now()
+    }
+
     /// As rows of versions that noted no requests.
     pub(crate) fn forget_requests(&self) {
         for kept in self.lock().rows.values_mut() {

@@ -10,9 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
-
 use super::{Cause, Clock};
+
+use crate::watch;
 
 /// A streak of openings is forgotten after this long closed without interruption.
 const STREAK_MEMORY: Duration = Duration::from_secs(60);

@@ -35,6 +35,8 @@ mod quirks;
 mod reader;
 mod region;
 #[cfg(test)]
+pub(crate) mod respond;
+#[cfg(test)]
 pub(crate) mod script;
 mod service;
 mod signature;

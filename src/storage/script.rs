@@ -219,9 +219,12 @@ pub(crate) struct Stage {
     pub(super) max_reply_bytes: u64,
 }
 
+/// Where the script is.
+pub(super) const ENDPOINT: &str = "http://s3.test:9000";
+
 pub(super) fn settings() -> StorageSettings {
     StorageSettings {
-        endpoint: Some("http://s3.test:9000".to_owned()),
+        endpoint: Some(ENDPOINT.to_owned()),
         region: None,
         force_path_style: None,
         attempt_timeout: Duration::from_secs(10),

@@ -204,6 +204,7 @@ pub(super) async fn tell(
 /// None of a broker that does not answer in time.
 async fn counts_of(view: &WorkerView, lane: Lane, stop: &CancellationToken) -> QueueCounts {
     let counts = tokio::select! {
+        biased;
         counts = tokio::time::timeout(LOOK, view.queues.counts()) => counts.unwrap_or_default(),
         () = stop.cancelled() => return QueueCounts::default(),
     };

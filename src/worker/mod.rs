@@ -12,10 +12,10 @@ mod wiring;
 use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::BoxFuture};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::mpsc,
     task::{self, JoinSet},
 };
 
@@ -29,7 +29,7 @@ pub use crate::storage::LastFailure;
 
 use crate::{
     broker::{Broker, rabbitmq::RabbitMq},
-    config::Settings,
+    config::{LedgerSettings, Settings},
     drain::{Drain, Stopped},
     job::{Lane, Timestamp},
     lane::{
@@ -42,6 +42,7 @@ use crate::{
     },
     metrics::Metrics,
     storage::{Clients, Storage, StorageSettings},
+    watch,
 };
 
 /// The wait before opening the ledger again: first and longest.
@@ -50,6 +51,19 @@ const REOPEN_MOST: Duration = Duration::from_secs(4);
 
 /// How long closing the connections may take.
 const CLOSE_GRACE: Duration = Duration::from_millis(500);
+
+/// What a worker stands on.
+pub(crate) struct Ground {
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) storage: Arc<Storage>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) owner: Owner,
+    /// Asked again until it succeeds; an error says why for people.
+    pub(crate) open_ledger: OpenLedger,
+}
+
+type OpenLedger =
+    Box<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn Ledger>, String>> + Send + Sync>;
 
 /// A running worker. Drop it only after [`Worker::drain`].
 #[derive(Debug)]
@@ -116,7 +130,6 @@ impl Worker {
         metrics: Arc<Metrics>,
         storage: StorageSettings,
     ) -> anyhow::Result<Self> {
-        let owner = new_owner();
         let clients = Clients::build(&storage).await;
         let storage = Storage::new(
             clients,
@@ -125,7 +138,27 @@ impl Worker {
             upload_settings(settings),
         )
         .with_places(sources(settings), destination_roots(settings));
-        let storage = Arc::new(storage);
+        let owner = new_owner();
+        let (ledger, opener) = (settings.ledger.clone(), owner.clone());
+        let ground = Ground {
+            broker,
+            storage: Arc::new(storage),
+            metrics,
+            owner,
+            open_ledger: Box::new(move || try_open_ledger(ledger.clone(), opener.clone()).boxed()),
+        };
+        Ok(Self::start_from(ground, settings, lanes))
+    }
+
+    /// Starts a worker's tasks. Returns before the ledger is open.
+    pub(crate) fn start_from(ground: Ground, settings: &Settings, lanes: &[Lane]) -> Self {
+        let Ground {
+            broker,
+            storage,
+            metrics,
+            owner,
+            open_ledger,
+        } = ground;
         let (lines, changes) = mpsc::unbounded_channel();
         let circuit_of = |lane: &Lane| {
             let (of, last_failures) = ((lane.circuit()?, *lane), storage.last_failures());
@@ -161,7 +194,7 @@ impl Worker {
             view: Arc::clone(&view),
             settings: settings.clone(),
             storage,
-            owner,
+            open_ledger,
         };
         let (stop, failed) = (view.drain.stop.clone(), failure.clone());
         tasks.spawn(async move {
@@ -191,11 +224,11 @@ impl Worker {
         tasks.spawn(
             Arc::clone(&view.throughput).sample(Arc::clone(&view.totals), view.drain.stop.clone()),
         );
-        Ok(Self {
+        Self {
             view,
             tasks,
             failure,
-        })
+        }
     }
 
     /// What others may see.
@@ -208,9 +241,11 @@ impl Worker {
     pub fn failed(&self) -> impl Future<Output = String> + use<> {
         let mut failure = self.failure.subscribe();
         async move {
-            match failure.wait_for(Option::is_some).await {
-                Ok(failure) => failure.clone().unwrap_or_default(),
-                Err(_) => std::future::pending().await,
+            let failed = failure.wait_for(Option::is_some).await;
+            let why = failed.ok().and_then(|why| why.clone());
+            match why {
+                Some(why) => why,
+                None => std::future::pending().await,
             }
         }
     }
@@ -243,7 +278,7 @@ struct Life {
     view: Arc<WorkerView>,
     settings: Settings,
     storage: Arc<Storage>,
-    owner: Owner,
+    open_ledger: OpenLedger,
 }
 
 impl Life {
@@ -251,6 +286,7 @@ impl Life {
     async fn run(self, status: watch::Sender<LedgerStatus>) -> Result<(), String> {
         let stop = self.view.drain.stop.clone();
         let ledger = tokio::select! {
+            biased;
             ledger = self.open_ledger(&status) => ledger,
             () = stop.cancelled() => return Ok(()),
         };
@@ -275,6 +311,7 @@ impl Life {
         loop {
             status.send_replace(health.borrow_and_update().clone());
             tokio::select! {
+                biased;
                 Ok(()) = health.changed() => {}
                 ended = lanes.join_next_with_id() => {
                     let id = match &ended {
@@ -306,11 +343,11 @@ impl Life {
         Ok(())
     }
 
-    /// Opens the ledger, for as long as it takes, and migrates it if that is ours to do.
+    /// Opens the ledger, for as long as it takes.
     async fn open_ledger(&self, status: &watch::Sender<LedgerStatus>) -> Arc<dyn Ledger> {
         let mut wait = REOPEN_FIRST;
         loop {
-            match self.try_open_ledger().await {
+            match (self.open_ledger)().await {
                 Ok(ledger) => return ledger,
                 Err(why) => {
                     let why = format!("{why} ({})", self.settings.ledger.url_named);
@@ -323,28 +360,6 @@ impl Life {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(REOPEN_MOST);
         }
-    }
-
-    async fn try_open_ledger(&self) -> Result<Arc<dyn Ledger>, String> {
-        let settings = &self.settings.ledger;
-        let url = settings.url.expose_secret();
-        if settings.migrate {
-            ledger::migrate(url)
-                .await
-                .map_err(|error| error.to_string())?;
-        } else {
-            let pending = ledger::pending(url)
-                .await
-                .map_err(|error| error.to_string())?;
-            if !pending.is_empty() {
-                let names = pending.join(", ");
-                return Err(format!(
-                    "migrations are pending ({names}): run `brigade migrate`"
-                ));
-            }
-        }
-        let opened = ledger::open(url, self.owner.clone(), settings.lease).await;
-        opened.map_err(|error| error.to_string())
     }
 
     /// The lanes' tasks, and which is whose.
@@ -390,6 +405,31 @@ impl Life {
         }
         (lanes, names)
     }
+}
+
+/// Opens the configured ledger, and migrates it if that is ours to do.
+async fn try_open_ledger(
+    settings: LedgerSettings,
+    owner: Owner,
+) -> Result<Arc<dyn Ledger>, String> {
+    let url = settings.url.expose_secret();
+    if settings.migrate {
+        ledger::migrate(url)
+            .await
+            .map_err(|error| error.to_string())?;
+    } else {
+        let pending = ledger::pending(url)
+            .await
+            .map_err(|error| error.to_string())?;
+        if !pending.is_empty() {
+            let names = pending.join(", ");
+            return Err(format!(
+                "migrations are pending ({names}): run `brigade migrate`"
+            ));
+        }
+    }
+    let opened = ledger::open(url, owner, settings.lease).await;
+    opened.map_err(|error| error.to_string())
 }
 
 /// A fresh registry for the settings' limits.

@@ -35,6 +35,7 @@ impl Throughput {
         let mut second = tokio::time::interval(Duration::from_secs(1));
         loop {
             tokio::select! {
+                biased;
                 _ = second.tick() => {}
                 () = stop.cancelled() => return,
             }

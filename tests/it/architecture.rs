@@ -13,12 +13,13 @@ fn allowed(module: &str) -> Option<&'static [&'static str]> {
         "nearest" => &["nearest"],
         "terminal" => &["terminal"],
         "crash" => &["crash", "terminal"],
-        "resilience" => &["resilience"],
+        "watch" => &[],
+        "resilience" => &["resilience", "watch"],
         "metrics" => &["metrics", "job", "resilience"],
         "config" => &["config", "job", "nearest"],
         "storage" => &["storage", "job", "resilience", "metrics"],
-        "broker" => &["broker", "job", "resilience", "metrics"],
-        "ledger" => &["ledger", "job", "resilience", "metrics"],
+        "broker" => &["broker", "job", "resilience", "metrics", "watch"],
+        "ledger" => &["ledger", "job", "resilience", "metrics", "watch"],
         "lane" => &[
             "lane",
             "broker",
@@ -28,6 +29,7 @@ fn allowed(module: &str) -> Option<&'static [&'static str]> {
             "resilience",
             "metrics",
             "crash",
+            "watch",
         ],
         "drain" => &["config"],
         "telemetry" => &["config", "terminal"],
@@ -41,7 +43,8 @@ fn allowed(module: &str) -> Option<&'static [&'static str]> {
             "resilience",
             "metrics",
         ],
-        "worker" | "cli" | "dev" => return None,
+        // The simulation is a test of all of them together.
+        "worker" | "cli" | "dev" | "sim" => return None,
         other => panic!("module {other} is new: say here whom it may import"),
     })
 }

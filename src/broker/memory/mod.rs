@@ -2,43 +2,49 @@
 //! network, on Tokio's clock, so that tests may pause it.
 //!
 //! It keeps the promises of the seam, not AMQP's details: there is no delivery limit, and nobody else's
-//! queues but those of replies. Tests inject faults here that are hard to time on a real broker.
+//! queues but those of replies. Tests inject faults here that are hard to time on a real broker. Several clients
+//! may be connected, each with connections of its own to lose.
 
+mod operator;
 mod queues;
 mod subscription;
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
-use queues::Queues;
+use queues::{ClientId, Queues};
 use subscription::{Channel, MemorySubscription};
 
 use crate::{
     broker::{Broker, BrokerError, BrokerStatus, Link, Names, PublishError, Subscription, Target},
     job::{Lane, Message, outcome::ParkDelay},
+    watch,
 };
 
 /// How long a stalled publish waits for its confirm.
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// See the module. Cheap to clone: every clone is the same broker.
+/// What an alarm says.
+const ALARM: &str = "low on memory";
+
+/// See the module. Cheap to clone: every clone is the same client of the same broker.
 #[derive(Clone)]
 pub struct MemoryBroker {
     inner: Arc<Inner>,
+    client: ClientId,
 }
 
 struct Inner {
     names: Names,
     /// Nothing awaits under it.
     state: Mutex<State>,
-    status: watch::Sender<BrokerStatus>,
     /// Woken whenever a queue, a consumer or a fault changed.
     changed: Notify,
 }
@@ -46,9 +52,42 @@ struct Inner {
 struct State {
     queues: Queues,
     faults: Faults,
+    clients: BTreeMap<ClientId, Client>,
     events: Vec<(String, Message)>,
     deliveries: u64,
     subscriptions: u64,
+}
+
+/// The two connections of a client.
+struct Client {
+    /// Neither stands; says why.
+    disconnected: Option<String>,
+    status: watch::Sender<BrokerStatus>,
+}
+
+impl Client {
+    fn new(blocked: Option<String>) -> Self {
+        let (status, _) = watch::channel(BrokerStatus {
+            consume: Link::Up,
+            publish: Link::Up,
+            topology: None,
+            blocked,
+            broken: None,
+        });
+        Self {
+            disconnected: None,
+            status,
+        }
+    }
+
+    fn set_links(&mut self, down: Option<&str>) {
+        self.disconnected = down.map(str::to_owned);
+        let link = down.map_or(Link::Up, |why| Link::Down(why.to_owned()));
+        self.status.send_modify(|status| {
+            status.consume = link.clone();
+            status.publish = link;
+        });
+    }
 }
 
 #[derive(Default)]
@@ -57,8 +96,6 @@ struct Faults {
     answers: VecDeque<PublishError>,
     /// No confirm comes.
     stalled: bool,
-    /// No connection stands; says why.
-    disconnected: Option<String>,
     /// Queues that take nothing, as a full one with `reject-publish` does.
     full: BTreeSet<String>,
 }
@@ -75,16 +112,10 @@ impl MemoryBroker {
                 queues.declare(names.retry_queue(lane, delay));
             }
         }
-        let (status, _) = watch::channel(BrokerStatus {
-            consume: Link::Up,
-            publish: Link::Up,
-            topology: None,
-            blocked: None,
-            broken: None,
-        });
         let state = State {
             queues,
             faults: Faults::default(),
+            clients: BTreeMap::from([(0, Client::new(None))]),
             events: Vec::new(),
             deliveries: 0,
             subscriptions: 0,
@@ -94,80 +125,25 @@ impl MemoryBroker {
             inner: Arc::new(Inner {
                 names,
                 state: Mutex::new(state),
-                status,
                 changed,
             }),
+            client: 0,
         }
     }
 
-    /// Declares a queue: a producer's, for replies, or one of ours that was missing.
-    pub fn declare_queue(&self, queue: &str) {
-        self.inner
-            .change(|state| state.queues.declare(queue.to_owned()));
-        let problem = missing(queue);
-        self.inner.status.send_if_modified(|status| {
-            let was_missing = status.topology.as_ref() == Some(&problem);
-            if was_missing {
-                status.topology = None;
-            }
-            was_missing
+    /// The same broker for another client, with connections of its own that stand.
+    #[must_use]
+    pub fn for_client(&self) -> Self {
+        let client = self.inner.change(|state| {
+            let next = state.clients.len() as ClientId;
+            let blocked = state.faults.stalled.then(|| ALARM.to_owned());
+            state.clients.insert(next, Client::new(blocked));
+            next
         });
-    }
-
-    /// Deletes a queue with what is in it; its consumers are cancelled.
-    pub fn delete_queue(&self, queue: &str) {
-        self.inner.change(|state| state.queues.delete(queue));
-    }
-
-    /// Messages of a queue, ready or unsettled; 0 for a missing one.
-    pub fn depth(&self, queue: &str) -> usize {
-        self.inner.look(|state| state.queues.depth(queue))
-    }
-
-    /// The messages that wait in a queue, head first.
-    pub fn ready(&self, queue: &str) -> Vec<Message> {
-        self.inner.look(|state| state.queues.ready(queue))
-    }
-
-    /// A lane's dead letters, oldest first.
-    pub fn dead(&self, lane: Lane) -> Vec<Message> {
-        self.ready(&self.inner.names.dead_queue(lane))
-    }
-
-    /// A lane's parked copies of that delay that have not come back yet, oldest first.
-    pub fn parked(&self, lane: Lane, delay: ParkDelay) -> Vec<Message> {
-        self.ready(&self.inner.names.retry_queue(lane, delay))
-    }
-
-    /// What was published to a reply queue, oldest first.
-    pub fn replies(&self, queue: &str) -> Vec<Message> {
-        self.ready(queue)
-    }
-
-    /// Events with their routing keys, oldest first.
-    pub fn events(&self) -> Vec<(String, Message)> {
-        self.inner.lock().events.clone()
-    }
-
-    /// Deliveries handed to consumers so far, redeliveries included.
-    pub fn deliveries(&self) -> u64 {
-        self.inner.look(|state| state.deliveries)
-    }
-
-    /// Times that a consumer was made so far.
-    pub fn subscriptions(&self) -> u64 {
-        self.inner.look(|state| state.subscriptions)
-    }
-
-    /// While `true`, the queue refuses every publish, as one that is full.
-    pub fn fill_queue(&self, queue: &str, full: bool) {
-        self.inner.change(|state| {
-            if full {
-                state.faults.full.insert(queue.to_owned());
-            } else {
-                state.faults.full.remove(queue);
-            }
-        });
+        Self {
+            inner: Arc::clone(&self.inner),
+            client,
+        }
     }
 
     /// Ends when a delivery, a settlement, a publish or a fault has changed something after this call.
@@ -180,30 +156,30 @@ impl MemoryBroker {
         let faults = self.inner.change(|state| std::mem::take(&mut state.faults));
         let put = self
             .inner
-            .change(|state| state.publish(&self.inner.names, target, message));
+            .change(|state| state.publish(&self.inner.names, self.client, target, message));
         self.inner.change(|state| state.faults = faults);
         debug_assert!(put.is_ok(), "{put:?}");
     }
 
-    /// Closes every channel, as a lost connection would; the connection stands again at once.
+    /// Closes every channel of this client, as a lost connection would; the connection stands again at once.
     pub fn lose_channels(&self) {
-        self.inner
-            .change(|state| state.queues.lose_channels("connection reset"));
+        self.inner.change(|state| {
+            state.queues.lose_channels(self.client, "connection reset");
+        });
     }
 
-    /// Takes both connections away until [`Self::reconnect`].
+    /// Takes both connections of this client away until [`Self::reconnect`].
     pub fn disconnect(&self, why: &str) {
         self.inner.change(|state| {
-            state.faults.disconnected = Some(why.to_owned());
-            state.queues.lose_channels(why);
+            state.client(self.client).set_links(Some(why));
+            state.queues.lose_channels(self.client, why);
         });
-        self.set_links(&Link::Down(why.to_owned()));
     }
 
-    /// Both connections stand again.
+    /// Both connections of this client stand again.
     pub fn reconnect(&self) {
-        self.inner.change(|state| state.faults.disconnected = None);
-        self.set_links(&Link::Up);
+        self.inner
+            .change(|state| state.client(self.client).set_links(None));
     }
 
     /// Forgets the consumers there are, as a queue may after a fail-over: they stay subscribed and get nothing.
@@ -221,21 +197,19 @@ impl MemoryBroker {
     /// [`PUBLISH_TIMEOUT`].
     pub fn stall_publishes(&self, stalled: bool) {
         self.hang_publishes(stalled);
-        let alarm = stalled.then(|| "low on memory".to_owned());
-        self.inner
-            .status
-            .send_modify(|status| status.blocked = alarm);
+        self.inner.change(|state| {
+            let alarm = stalled.then(|| ALARM.to_owned());
+            for client in state.clients.values() {
+                let alarm = alarm.clone();
+                client.status.send_modify(|status| status.blocked = alarm);
+            }
+        });
     }
 
     /// The same without an alarm: nobody is told that the broker takes none.
     pub fn hang_publishes(&self, hung: bool) {
-        self.inner.change(|state| state.faults.stalled = hung);
-    }
-
-    fn set_links(&self, link: &Link) {
-        self.inner.status.send_modify(|status| {
-            status.consume = link.clone();
-            status.publish = link.clone();
+        self.inner.change(|state| {
+            state.faults.stalled = hung;
         });
     }
 }
@@ -284,7 +258,12 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn publish(&self, target: &Target, message: &Message) -> Result<(), PublishError> {
+    async fn publish(
+        &self,
+        client: ClientId,
+        target: &Target,
+        message: &Message,
+    ) -> Result<(), PublishError> {
         let confirmed = async {
             loop {
                 // Before the look, so that no change is missed.
@@ -301,7 +280,7 @@ impl Inner {
         {
             return Err(PublishError::TimedOut);
         }
-        self.change(|state| state.publish(&self.names, target, message))
+        self.change(|state| state.publish(&self.names, client, target, message))
     }
 }
 
@@ -323,13 +302,21 @@ impl State {
         count > 0
     }
 
+    /// Clients are never forgotten.
+    fn client(&mut self, client: ClientId) -> &mut Client {
+        self.clients
+            .entry(client)
+            .or_insert_with(|| Client::new(None))
+    }
+
     fn publish(
         &mut self,
         names: &Names,
+        client: ClientId,
         target: &Target,
         message: &Message,
     ) -> Result<(), PublishError> {
-        if let Some(why) = &self.faults.disconnected {
+        if let Some(why) = &self.client(client).disconnected {
             return Err(PublishError::NotConnected(why.clone()));
         }
         if let Some(error) = self.faults.answers.pop_front() {
@@ -374,10 +361,12 @@ impl Broker for MemoryBroker {
     ) -> Result<Box<dyn Subscription>, BrokerError> {
         let queue = self.inner.names.lane_queue(lane);
         let consumer = self.inner.change(|state| {
-            if let Some(why) = &state.faults.disconnected {
+            if let Some(why) = &state.client(self.client).disconnected {
                 return Err(BrokerError::NotConnected(why.clone()));
             }
-            let consumer = state.queues.consume(&queue, prefetch.max(1).into());
+            let consumer = state
+                .queues
+                .consume(self.client, &queue, prefetch.max(1).into());
             state.subscriptions += u64::from(consumer.is_some());
             consumer.ok_or_else(|| BrokerError::Queue(missing(&queue)))
         });
@@ -386,7 +375,9 @@ impl Broker for MemoryBroker {
             Err(error) => {
                 if matches!(error, BrokerError::Queue(_)) {
                     let problem = Some(missing(&queue));
-                    self.inner.status.send_if_modified(|status| {
+                    let mut state = self.inner.lock();
+                    let status = &state.client(self.client).status;
+                    status.send_if_modified(|status| {
                         let is_new = status.topology != problem;
                         status.topology = problem;
                         is_new
@@ -395,12 +386,13 @@ impl Broker for MemoryBroker {
                 return Err(error);
             }
         };
-        let channel = Arc::new(Channel::new(Arc::clone(&self.inner), consumer));
+        let channel = Channel::new(Arc::clone(&self.inner), self.client, consumer);
+        let channel = Arc::new(channel);
         Ok(Box::new(MemorySubscription::new(channel)))
     }
 
     async fn publish(&self, target: &Target, message: &Message) -> Result<(), PublishError> {
-        self.inner.publish(target, message).await
+        self.inner.publish(self.client, target, message).await
     }
 
     fn names(&self) -> &Names {
@@ -418,7 +410,8 @@ impl Broker for MemoryBroker {
     }
 
     fn status(&self) -> watch::Receiver<BrokerStatus> {
-        self.inner.status.subscribe()
+        let subscribe = |state: &mut State| state.client(self.client).status.subscribe();
+        subscribe(&mut self.inner.lock())
     }
 
     async fn close(&self) {

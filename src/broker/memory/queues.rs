@@ -9,6 +9,8 @@ use tokio::time::Instant;
 
 use crate::{broker::Ended, job::Message};
 
+/// Names a client.
+pub(super) type ClientId = u64;
 /// Names a consumer and the channel that it has to itself.
 pub(super) type ConsumerId = u64;
 /// Names an unsettled delivery of a consumer; grows with every delivery.
@@ -39,6 +41,7 @@ struct Stored {
 
 #[derive(Debug)]
 struct Consumer {
+    client: ClientId,
     queue: String,
     prefetch: usize,
     /// Delivered and not yet taken by `next`.
@@ -141,6 +144,42 @@ impl Queues {
             .collect()
     }
 
+    /// Ready or unsettled, what is unsettled first.
+    pub(super) fn all(&self, queue: &str) -> Vec<Message> {
+        let consumers = self.consumers.values().filter(|it| it.queue == queue);
+        let unsettled: BTreeMap<_, _> = consumers.flat_map(|it| &it.unsettled).collect();
+        let unsettled = unsettled
+            .values()
+            .map(|stored| Message::clone(&stored.message));
+        unsettled.chain(self.ready(queue)).collect()
+    }
+
+    /// Messages with that id, ready or unsettled, in all queues.
+    pub(super) fn copies(&self, id: &str) -> usize {
+        let queues = self.queues.values();
+        let waiting = queues.flat_map(|queue| queue.returned.iter().chain(&queue.ready));
+        let unsettled = self
+            .consumers
+            .values()
+            .flat_map(|consumer| consumer.unsettled.values());
+        let is_it = |stored: &&Stored| stored.message.message_id.as_deref() == Some(id);
+        waiting.chain(unsettled).filter(is_it).count()
+    }
+
+    pub(super) fn unsettled(&self, client: ClientId, queue: &str) -> usize {
+        let ours = self
+            .consumers
+            .values()
+            .filter(|it| it.client == client && it.queue == queue);
+        ours.map(|it| it.unsettled.len()).sum()
+    }
+
+    pub(super) fn is_consuming(&self, client: ClientId, queue: &str) -> bool {
+        self.consumers
+            .values()
+            .any(|it| it.client == client && it.queue == queue && !it.stopped)
+    }
+
     pub(super) fn depth(&self, queue: &str) -> usize {
         let consumers = self.consumers.values().filter(|it| it.queue == queue);
         let unsettled: usize = consumers.map(|it| it.unsettled.len()).sum();
@@ -152,12 +191,18 @@ impl Queues {
     }
 
     /// `None`: there is no such queue.
-    pub(super) fn consume(&mut self, queue: &str, prefetch: usize) -> Option<ConsumerId> {
+    pub(super) fn consume(
+        &mut self,
+        client: ClientId,
+        queue: &str,
+        prefetch: usize,
+    ) -> Option<ConsumerId> {
         if !self.exists(queue) {
             return None;
         }
         self.next_consumer += 1;
         let consumer = Consumer {
+            client,
             queue: queue.to_owned(),
             prefetch,
             buffer: VecDeque::new(),
@@ -259,10 +304,10 @@ impl Queues {
         Some((consumer.queue.clone(), stored))
     }
 
-    /// Closes every channel: what is unsettled goes back, oldest first.
-    pub(super) fn lose_channels(&mut self, why: &str) {
+    /// Closes every channel of a client: what is unsettled goes back, oldest first.
+    pub(super) fn lose_channels(&mut self, client: ClientId, why: &str) {
         let mut unsettled = Vec::new();
-        for consumer in self.consumers.values_mut() {
+        for consumer in self.consumers.values_mut().filter(|it| it.client == client) {
             consumer.stopped = true;
             consumer.lost = true;
             consumer.buffer.clear();

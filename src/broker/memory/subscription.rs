@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     Inner,
-    queues::{ConsumerId, DeliveryTag, Next},
+    queues::{ClientId, ConsumerId, DeliveryTag, Next},
 };
 use crate::{
     broker::{Acker, Delivery, Ended, PublishError, Stale, Subscription, Tag, Target},
@@ -17,12 +17,17 @@ use crate::{
 
 pub(super) struct Channel {
     inner: Arc<Inner>,
+    client: ClientId,
     consumer: ConsumerId,
 }
 
 impl Channel {
-    pub(super) fn new(inner: Arc<Inner>, consumer: ConsumerId) -> Self {
-        Self { inner, consumer }
+    pub(super) fn new(inner: Arc<Inner>, client: ClientId, consumer: ConsumerId) -> Self {
+        Self {
+            inner,
+            client,
+            consumer,
+        }
     }
 }
 
@@ -100,6 +105,7 @@ impl Subscription for MemorySubscription {
                 }
             };
             tokio::select! {
+                biased;
                 () = changed => {}
                 () = due => {}
             }
@@ -142,18 +148,23 @@ impl Tag for MemoryTag {
     }
 
     async fn ack(self: Box<Self>) -> Result<(), Stale> {
-        let Channel { inner, consumer } = &*self.channel;
+        let Channel {
+            inner, consumer, ..
+        } = &*self.channel;
         let sent = inner.change(|state| state.queues.ack(*consumer, self.tag));
         if sent { Ok(()) } else { Err(Stale) }
     }
 
     async fn requeue(self: Box<Self>) -> Result<(), Stale> {
-        let Channel { inner, consumer } = &*self.channel;
+        let Channel {
+            inner, consumer, ..
+        } = &*self.channel;
         let sent = inner.change(|state| state.queues.requeue(*consumer, self.tag));
         if sent { Ok(()) } else { Err(Stale) }
     }
 
     async fn publish(&self, target: &Target, message: &Message) -> Result<(), PublishError> {
-        self.channel.inner.publish(target, message).await
+        let Channel { inner, client, .. } = &*self.channel;
+        inner.publish(*client, target, message).await
     }
 }

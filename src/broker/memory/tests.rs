@@ -134,3 +134,42 @@ async fn without_a_connection_nothing_is_taken_or_handed_out() {
     let mut consumer = broker.subscribe(LANE, 1).await.unwrap();
     assert!(consumer.next().await.unwrap().redelivered);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_loses_its_own_connections_and_no_others() {
+    let (broker, mut consumer, delivery) = delivered().await;
+    let other = broker.for_client();
+    let mut others = other.subscribe(Lane::Read, 1).await.unwrap();
+    broker.disconnect("power cut");
+    assert!(consumer.next().await.is_err() && delivery.acker.is_stale());
+    assert!(!broker.status().borrow().is_connected());
+    assert!(other.status().borrow().is_connected());
+    let read = Target::Jobs(Lane::Read);
+    assert!(broker.publish(&read, &message("r")).await.is_err());
+    other.publish(&read, &message("r")).await.unwrap();
+    let taken = others.next().await.unwrap();
+    let queue = other.names().lane_queue(Lane::Read);
+    let held = (other.unsettled(&queue), broker.unsettled(&queue));
+    assert_eq!((held, other.copies("r")), ((1, 0), 1));
+    assert!(other.is_consuming(&queue) && !broker.is_consuming(&queue));
+    taken.acker.ack().await.unwrap();
+    assert_eq!(other.copies("r"), 0);
+    assert_eq!(other.copies("j"), 1, "it is in its queue again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_deleted_queue_held_can_be_kept() {
+    let (broker, mut consumer, _delivery) = delivered().await;
+    let queue = broker.names().lane_queue(LANE);
+    broker
+        .publish(&Target::Jobs(LANE), &message("k"))
+        .await
+        .unwrap();
+    let held = broker.take_queue(&queue);
+    let ids: Vec<_> = held.iter().map(|it| it.message_id.as_deref()).collect();
+    assert_eq!(ids, [Some("j"), Some("k")]);
+    assert_eq!(
+        consumer.next().await.unwrap_err(),
+        crate::broker::Ended::Cancelled
+    );
+}

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use lapin::{Connection, Event};
-use tokio::{sync::watch, time::MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
     status::StatusBoard,
     topology_keeper::TopologyKeeper,
 };
-use crate::metrics::Role;
+use crate::{metrics::Role, watch};
 
 /// The wait before a connection is tried again: full jitter between these.
 const RETRY_LEAST: Duration = Duration::from_millis(500);

@@ -32,7 +32,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use lapin::{options::QueueDeclareOptions, types::FieldTable};
 use secrecy::SecretString;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use addresses::Addresses;
@@ -49,6 +49,7 @@ use crate::{
     broker::{Broker, BrokerError, BrokerStatus, Names, PublishError, Subscription, Target},
     job::{Lane, Message, outcome::ParkDelay},
     metrics::{Metrics, Role},
+    watch,
 };
 
 /// How long a look at a queue's length may take; people wait for it.

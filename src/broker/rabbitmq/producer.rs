@@ -9,7 +9,6 @@ use lapin::{
     types::FieldTable,
 };
 use secrecy::SecretString;
-use tokio::sync::watch;
 
 use super::{
     QueueLook, addresses::Addresses, message::from_delivery, publisher::Publisher,
@@ -18,6 +17,7 @@ use super::{
 use crate::{
     broker::{Names, PublishError, Target},
     job::{Lane, Message},
+    watch,
 };
 
 const HEARTBEAT: Duration = Duration::from_secs(10);

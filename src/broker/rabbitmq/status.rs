@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
 use crate::{
     broker::{BrokerStatus, Link},
     metrics::{Metrics, Role},
+    watch,
 };
 
 /// The one writer of [`BrokerStatus`].

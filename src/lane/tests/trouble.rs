@@ -354,3 +354,21 @@ async fn the_ledger_is_asked_for_earlier_uploads_only_of_jobs_that_ran() {
     assert_eq!(rig.ledger.recalls(), 2);
     rig.end().await;
 }
+
+#[cfg(feature = "failpoints")]
+#[tokio::test(start_paused = true)]
+async fn a_panic_right_after_the_claim_holds_the_row_no_longer_than_its_lease() {
+    let mut rig = Rig::start(Lane::Upload, [stored()]);
+    crate::crash::panic_at("job.claimed");
+    rig.publish(message("j", &put())).await;
+    rig.until("it is parked", |rig| {
+        rig.parked(ParkDelay::TenSeconds).len() == 1
+    })
+    .await;
+    // The lane takes nothing more, and its writer goes on renewing what it holds.
+    rig.stop.cancel();
+    tokio::time::sleep(LEASE + SECOND).await;
+    let claim = rig.claim_elsewhere("other", "j").await;
+    assert!(matches!(claim, Claim::Taken(_)), "{claim:?}");
+    rig.end().await;
+}

@@ -4,10 +4,9 @@
 use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt;
-use tokio::sync::watch;
 
 use super::LedgerStatus;
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, watch};
 
 /// The life of the writer's task.
 #[derive(Debug, Clone, PartialEq, Eq)]

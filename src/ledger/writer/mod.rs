@@ -20,7 +20,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
     task::JoinSet,
     time::Instant,
 };
@@ -36,6 +36,7 @@ use super::{Claim, ClaimRequest, Committed, Ending, Fence, Ledger, LedgerError, 
 use crate::{
     job::{BegunUpload, JobId, UploadNote},
     metrics::Metrics,
+    watch,
 };
 
 /// How a [`LedgerWriter`] writes.
@@ -138,6 +139,7 @@ impl LedgerWriter {
         // Together: neither ends unseen, and the purger ends with the writer.
         tasks.spawn(announcer.supervise(async {
             tokio::select! {
+                biased;
                 () = task.run() => {}
                 () = purger.run() => {}
             }

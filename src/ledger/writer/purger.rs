@@ -7,12 +7,15 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{Mutex, watch},
+    sync::Mutex,
     time::{Instant, sleep, timeout},
 };
 
 use super::LedgerStatus;
-use crate::ledger::{Ledger, LedgerError};
+use crate::{
+    ledger::{Ledger, LedgerError},
+    watch,
+};
 
 /// The time for a slice: the least between two batches, and beside them.
 const SLICE: Duration = Duration::from_millis(2);

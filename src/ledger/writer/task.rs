@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{Mutex, mpsc, watch},
+    sync::{Mutex, mpsc},
     time::{Instant, sleep_until, timeout},
 };
 
@@ -17,6 +17,7 @@ use crate::{
     job::{AttemptLog, JobId, State},
     ledger::{Claim, ClaimRequest, Ending, Ledger, LedgerError, Taken},
     metrics::Metrics,
+    watch,
 };
 
 /// Waiting pays from this many jobs in flight on: fewer would mostly wait for one another. A guess.
@@ -107,6 +108,7 @@ impl Task {
         while self.waiting.is_empty() && !self.closed {
             let chore = self.renew_at.min(self.alive_at);
             tokio::select! {
+                biased;
                 request = self.inbox.recv() => self.accept(request),
                 () = sleep_until(chore) => return,
             }
@@ -379,6 +381,7 @@ impl Task {
         tokio::pin!(probe);
         loop {
             tokio::select! {
+                biased;
                 probed = &mut probe => return Some(probed),
                 request = self.inbox.recv() => {
                     self.accept(request);
