@@ -46,6 +46,15 @@ drill: ## break what breaks in the field, and account for every job: RABBITMQ=4.
 	fi
 	scripts/postgres run -- scripts/rabbitmq run -- cargo test --locked --test drill -- $(ARGS)
 
+# With the tests' features, so that nothing is built twice.
+.PHONY: sim
+sim: ## look for faults of the engine by machine: SEEDS=N, or SEED=N for the story of one
+	@BRIGADE_SIM_SEEDS=$(or $(SEEDS),$(if $(SEED),1,1000))
+	BRIGADE_SIM_SEED=$(or $(SEED),0)
+	BRIGADE_SIM_THREADS=$$(nproc)
+	export BRIGADE_SIM_SEEDS BRIGADE_SIM_SEED BRIGADE_SIM_THREADS
+	cargo test --locked --features failpoints --lib sim::tests::no_seed_breaks_a_rule -- --nocapture
+
 .PHONY: bench-upload
 bench-upload: ## large uploads beside boto3 and a bare SDK loop, and through kill -9: ARGS='--size 10240 --python VENV/bin/python'
 	@scripts/rabbitmq run -- cargo bench --locked --bench upload -- $(ARGS)
