@@ -129,8 +129,13 @@ impl Rig {
         Ok(Worker { child, ledger })
     }
 
-    pub(crate) async fn stop(mut self, worker: Worker) -> anyhow::Result<()> {
+    #[allow(dead_code, reason = "not every bench ends with its worker")]
+    pub(crate) async fn stop(self, worker: Worker) -> anyhow::Result<()> {
         drop(worker);
+        self.close().await
+    }
+
+    pub(crate) async fn close(mut self) -> anyhow::Result<()> {
         self.producer.close().await;
         topology::remove(&self.amqp, &self.prefix).await?;
         self.s3.stop().await;
@@ -140,6 +145,7 @@ impl Rig {
 
 impl Worker {
     /// Jobs of lanes for which `counts` is true that have ended, completed or dead.
+    #[allow(dead_code, reason = "not every bench asks")]
     pub(crate) async fn ended(&self, counts: impl Fn(Lane) -> bool) -> anyhow::Result<u64> {
         let rows = self.ledger.stats().await?;
         let ended = rows.iter().filter(|row| {

@@ -303,8 +303,10 @@ impl LanesSettings {
 /// One section below `lanes`.
 #[derive(Debug, Clone)]
 pub struct LaneSettings {
-    /// S3 calls at a time, at least 1.
+    /// S3 calls at a time, at least 1 and at most this.
     pub concurrency: usize,
+    /// Whether the lane finds by itself how many of them are good.
+    pub adaptive: bool,
     /// Unsettled deliveries at a time, 1 to 2,000, at least `concurrency`.
     pub prefetch: u16,
     /// The only buckets allowed; empty: all.
@@ -318,6 +320,7 @@ impl LaneSettings {
         let key = |name: &str| format!("lanes.{lane}.{name}");
         Self {
             concurrency: reader.one(&key("concurrency"), whole(1..=LARGEST_PREFETCH)),
+            adaptive: reader.one(&key("adaptive"), switch),
             prefetch: reader.one(&key("prefetch"), whole(1..=LARGEST_PREFETCH)),
             buckets: reader.many(&key("buckets"), bucket),
             operations: reader.many(&key("operations"), operation_of(lane)),

@@ -32,6 +32,8 @@ struct LaneView {
     reason: Option<String>,
     in_flight: u32,
     concurrency: usize,
+    /// Of these, how many the lane makes use of now.
+    concurrency_limit: Option<usize>,
     queue_ready: Option<u32>,
     /// Jobs that wait in retry queues for their next try.
     parked: Option<u32>,
@@ -68,6 +70,7 @@ pub(super) async fn of(view: &WorkerView) -> Status {
             reason: state.reason().map(str::to_owned),
             in_flight: lane.status.in_flight(),
             concurrency: lane.concurrency,
+            concurrency_limit: lane.status.concurrency_limit(),
             queue_ready: counts.ready,
             parked: counts.parked,
         };

@@ -14,7 +14,7 @@ pub enum FailureClass {
     Throttled,
     /// The service or the way to it is down: other 5xx, DNS, connect, TLS, reset.
     Unavailable,
-    /// No answer in time, or a body that stalled.
+    /// Nothing moved for the time-out of an attempt, up or down.
     TimedOut,
     /// A race between writers that S3 asks to try again.
     Conflict,

@@ -11,17 +11,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::{Semaphore, mpsc},
-    task::JoinSet,
-    time::Instant,
-};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     job::{Job, Timestamp},
     ledger::Taken,
-    resilience::RetryPolicy,
+    resilience::{RetryPolicy, Slots},
     storage::{CallContext, DeleteJob, Done, Stop, Storage},
 };
 
@@ -51,8 +47,10 @@ pub(super) struct Gathering {
 pub(super) struct Gatherer {
     storage: Arc<Storage>,
     limits: BatchLimits,
-    slots: Arc<Semaphore>,
+    slots: Arc<Slots>,
     retry: RetryPolicy,
+    /// No batch takes longer: its jobs are past their own by then.
+    deadline: Duration,
     draining: CancellationToken,
     jobs: mpsc::UnboundedReceiver<(String, DeleteJob)>,
     /// By bucket.
@@ -94,9 +92,10 @@ impl Gatherer {
     /// For a lane with these S3 slots and these attempts a call.
     pub(super) fn new(
         storage: &Arc<Storage>,
-        slots: &Arc<Semaphore>,
+        slots: &Arc<Slots>,
         retry: RetryPolicy,
         limits: BatchLimits,
+        deadline: Duration,
         draining: &CancellationToken,
     ) -> (Gathering, Self) {
         let (sender, jobs) = mpsc::unbounded_channel();
@@ -109,6 +108,7 @@ impl Gatherer {
             limits,
             slots: Arc::clone(slots),
             retry,
+            deadline,
             draining: draining.clone(),
             jobs,
             groups: BTreeMap::new(),
@@ -168,7 +168,7 @@ impl Gatherer {
 
     /// Sends what is due, or all of it.
     fn send_due(&mut self, now: Option<Instant>) {
-        let busy = self.slots.available_permits() == 0;
+        let busy = self.slots.available() == 0;
         let mut due = Vec::new();
         for (bucket, group) in &mut self.groups {
             match now {
@@ -203,8 +203,17 @@ impl Gatherer {
             unfinished: 0,
             enqueued_at: Timestamp::now(),
         };
+        let deadline = self.deadline;
         self.batches.spawn(async move {
-            storage.delete_batch(&bucket, group.jobs, &context).await;
+            let work = storage.delete_batch(&bucket, group.jobs, &context);
+            if tokio::time::timeout(deadline, work).await.is_err() {
+                tracing::warn!(
+                    lane = "cleanup",
+                    bucket,
+                    ?deadline,
+                    "a batch of deletes took too long and is given up"
+                );
+            }
         });
     }
 }

@@ -1,9 +1,9 @@
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
     job::{
-        Operation,
+        JobResult, Operation,
         operation::{DeleteObject, DeleteObjects},
     },
     ledger::Fence,
@@ -11,6 +11,7 @@ use crate::{
 };
 
 const WAIT: Duration = Duration::from_secs(5);
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// A gatherer on a script.
 struct Lane {
@@ -28,12 +29,17 @@ impl Lane {
     }
 
     fn of(keys: usize, answers: impl IntoIterator<Item = Answer>) -> Self {
+        Self::within(HOUR, keys, answers)
+    }
+
+    /// The same, where no batch may take longer than `deadline`.
+    fn within(deadline: Duration, keys: usize, answers: impl IntoIterator<Item = Answer>) -> Self {
         let stage = Stage::new(answers);
         let limits = BatchLimits { keys, wait: WAIT };
         let retry = stage.context().retry;
         let stop = CancellationToken::new();
         let (gathering, gatherer) =
-            Gatherer::new(&stage.storage, &stage.slots, retry, limits, &stop);
+            Gatherer::new(&stage.storage, &stage.slots, retry, limits, deadline, &stop);
         let mut tasks = JoinSet::new();
         tasks.spawn(gatherer.run(stop.clone()));
         Self {
@@ -83,9 +89,19 @@ impl Lane {
         began.elapsed()
     }
 
-    fn hold_slots(&self) -> OwnedSemaphorePermit {
+    /// Takes both slots, until what it gives is dropped.
+    async fn hold_slots(&mut self) -> oneshot::Sender<()> {
         let slots = Arc::clone(&self.stage.slots);
-        slots.try_acquire_many_owned(2).unwrap()
+        let (held, dropped) = oneshot::channel::<()>();
+        self.tasks.spawn(async move {
+            let _both = (slots.acquire().await, slots.acquire().await);
+            assert!(dropped.await.is_err());
+            Some(Ok(JobResult::Deleted { deleted: 0 }.into()))
+        });
+        while self.stage.slots.available() > 0 {
+            tokio::task::yield_now().await;
+        }
+        held
     }
 }
 
@@ -173,7 +189,7 @@ async fn a_drain_waits_for_no_group_to_fill() {
 #[tokio::test(start_paused = true)]
 async fn a_group_grows_on_while_every_slot_is_taken() {
     let mut lane = Lane::new([gone(&["a", "b"])]);
-    let slots = lane.hold_slots();
+    let slots = lane.hold_slots().await;
     lane.delete("b", "a");
     tokio::time::sleep(WAIT + MOST_WAIT_FOR_SLOT / 2).await;
     lane.delete("b", "b");
@@ -186,13 +202,13 @@ async fn a_group_grows_on_while_every_slot_is_taken() {
 #[tokio::test(start_paused = true)]
 async fn a_group_gets_its_turn_although_no_slot_is_ever_seen_free() {
     let mut lane = Lane::new([Answer::status(204)]);
-    // Three that want both slots: one has them, and one of the others gets them next.
+    // Six that want a slot: two have one, and another one gets it next.
     let mut busy = JoinSet::new();
-    for _ in 0..3 {
+    for _ in 0..6 {
         let slots = Arc::clone(&lane.stage.slots);
         busy.spawn(async move {
             loop {
-                let held = slots.acquire_many(2).await.unwrap();
+                let held = slots.acquire().await;
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 drop(held);
             }
@@ -219,4 +235,16 @@ async fn a_job_with_a_panic_or_an_unfinished_claim_is_not_batched_again() {
         assert!(end.is_none(), "{end:?}");
     }
     assert!(lane.stage.seen().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_takes_too_long_is_given_up_and_its_jobs_run_by_themselves() {
+    let slow = Answer::After(Duration::from_secs(8), Box::new(gone(&["a", "b"])));
+    let mut lane = Lane::within(Duration::from_secs(6), 2, [slow]);
+    lane.delete("b", "a");
+    lane.delete("b", "b");
+    while let Some(end) = lane.tasks.join_next().await {
+        assert!(end.unwrap().is_none(), "it has an end of its own");
+    }
+    assert_eq!(lane.stage.slots.available(), 2);
 }

@@ -18,7 +18,7 @@ use crate::{
     job::{Failure, FailureClass, Job, Lane, OperationName, outcome::RequeueReason, wire},
     ledger::writer::LedgerWriter,
     metrics::Metrics,
-    resilience::{CircuitBreaker, RetryPolicy},
+    resilience::{CircuitBreaker, RetryPolicy, Slots},
     storage::Storage,
 };
 
@@ -56,8 +56,10 @@ pub struct LaneParts {
 /// The numbers and rules of a lane.
 #[derive(Debug, Clone)]
 pub struct LaneLimits {
-    /// S3 calls at a time.
+    /// S3 calls at a time, at most.
     pub concurrency: usize,
+    /// Whether the lane finds by itself how many of them are good.
+    pub adaptive: bool,
     /// Jobs started at a time, waiting ones included; at least `concurrency`.
     pub admission: usize,
     /// What messages may ask for.
@@ -136,7 +138,7 @@ pub struct LaneContext {
     pub(super) abort: CancellationToken,
     pub(super) worker: Arc<str>,
     /// S3 calls at a time; a waiting job holds none.
-    pub(super) slots: Arc<Semaphore>,
+    pub(super) slots: Arc<Slots>,
     /// Jobs started at a time.
     pub(super) admission: Arc<Semaphore>,
     /// Where delete jobs hand over their keys.
@@ -148,6 +150,18 @@ pub struct LaneContext {
     requeues: mpsc::UnboundedSender<Acker>,
 }
 
+/// The lane's slots; its status shows how many there are.
+fn slots_of(parts: &LaneParts) -> Arc<Slots> {
+    let (status, most) = (Arc::clone(&parts.status), parts.limits.concurrency);
+    if parts.limits.adaptive {
+        let patience = parts.storage.attempt_timeout();
+        Slots::adaptive(most, patience, Box::new(move |limit| status.limited(limit)))
+    } else {
+        status.limited(most);
+        Slots::fixed(most)
+    }
+}
+
 impl LaneContext {
     /// With the gatherer that is to run beside the lane, if its limits say that it gathers.
     pub(super) fn new(
@@ -157,7 +171,7 @@ impl LaneContext {
     ) -> (Self, Option<Gatherer>) {
         let batch = parts.limits.batch;
         let mut context = Self {
-            slots: Arc::new(Semaphore::new(parts.limits.concurrency)),
+            slots: slots_of(&parts),
             admission: Arc::new(Semaphore::new(parts.limits.admission)),
             lane: parts.lane,
             broker: parts.broker,
@@ -188,6 +202,7 @@ impl LaneContext {
                     &context.slots,
                     context.limits.retry,
                     batch,
+                    context.limits.job_deadline,
                     &context.draining,
                 )
             })

@@ -6,7 +6,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -82,6 +82,8 @@ pub struct LaneStatus {
     lane: Lane,
     state: watch::Sender<LaneState>,
     in_flight: AtomicU32,
+    /// S3 calls at a time; 0 before the lane has started.
+    limit: AtomicUsize,
     copies: StuckCopies,
     metrics: Arc<Metrics>,
 }
@@ -98,6 +100,7 @@ impl LaneStatus {
             lane,
             state,
             in_flight: AtomicU32::new(0),
+            limit: AtomicUsize::new(0),
             copies: StuckCopies::default(),
             metrics,
         }
@@ -116,6 +119,19 @@ impl LaneStatus {
     /// Jobs that run now.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// How many S3 calls the lane makes at a time; `None` before it has started.
+    pub fn concurrency_limit(&self) -> Option<usize> {
+        Some(self.limit.load(Ordering::Relaxed)).filter(|limit| *limit > 0)
+    }
+
+    pub(super) fn limited(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
+        self.metrics
+            .lane_concurrency_limit
+            .with_label_values(&[self.lane.as_str()])
+            .set(i64::try_from(limit).unwrap_or(i64::MAX));
     }
 
     /// Its copies that wait to be published; the lane may consume all the same.

@@ -94,6 +94,8 @@ metrics! {
     jobs_in_flight: IntGaugeVec = "brigade_jobs_in_flight" ["lane"];
     /// 1 while the lane consumes its queue at full prefetch, else 0; absent for lanes that this worker does not run.
     lane_consuming: IntGaugeVec = "brigade_lane_consuming" ["lane"];
+    /// S3 calls that the lane makes at a time; at most lanes.<lane>.concurrency, below which it adapts.
+    lane_concurrency_limit: IntGaugeVec = "brigade_lane_concurrency_limit" ["lane"];
     /// 1 for the circuit's state, 0 for its other states.
     circuit_state: IntGaugeVec = "brigade_circuit_state" ["circuit", "state"];
     /// Transitions of circuits.

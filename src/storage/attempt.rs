@@ -30,8 +30,11 @@ use super::{
 };
 use crate::{
     job::{CallName, Failure, FailureClass, failure::Verdict},
-    resilience::{Permit, Refused},
+    resilience::{CallEnd, CallKind, CircuitBreaker, EndedCall, Permit, Refused},
 };
+
+/// How often the circuit is told that a probe moves.
+const PROBE_LOOK: Duration = Duration::from_secs(1);
 
 /// One attempt, in which a closure makes its calls. By value, since an `AsyncFn` over a borrowed one makes
 /// no future that can be shown to be `Send`.
@@ -70,7 +73,7 @@ pub(super) enum Withdrawn {
     Stop(Stop),
     /// It was held back for as long as it may be.
     Impatient,
-    /// What is to be sent has changed while it waited, or asking took too much of its time: it begins anew.
+    /// What is to be sent has changed while it waited: it begins anew.
     Again,
 }
 
@@ -174,7 +177,7 @@ impl<'a> Attempt<'a> {
         let traffic = storage.traffic(self.caller.lane);
         let door = Door::default();
         let mut work = std::pin::pin!(door.before(work));
-        let (mut since, mut sent, mut counted) = (Instant::now(), false, traffic.held());
+        let (mut since, mut sent, mut counted) = (Instant::now(), None, traffic.held());
         let end = loop {
             tokio::select! {
                 biased;
@@ -182,7 +185,8 @@ impl<'a> Attempt<'a> {
                 () = door.knocked() => {
                     self.lock().held += since.elapsed();
                     self.admit().await;
-                    (since, sent, counted) = (Instant::now(), true, traffic.sent());
+                    (since, counted) = (Instant::now(), traffic.sent());
+                    sent = Some(context.slots.epoch());
                     self.lock().sent_at = since;
                     // Before the request: one that is dropped half-way was made, too.
                     context.calls.fetch_add(1, Ordering::Relaxed);
@@ -192,23 +196,23 @@ impl<'a> Attempt<'a> {
                     crash_point!("call.before");
                     door.open();
                 }
-                why = self.interrupted(), if !sent => self.withdraw(why).await,
+                why = self.interrupted(), if sent.is_none() => self.withdraw(why).await,
+                () = self.probe_moves(&door), if sent.is_some() => {}
             }
         };
-        drop(counted);
         let took = since.elapsed();
-        let end = if sent {
+        let name = name.into();
+        if let Some(epoch) = sent {
             crash_point!("call.after");
-            end
+            self.tell_slots(name, &door, epoch, took, end.as_ref().err());
         } else {
             self.lock().held += took;
-            end.map_err(unsent)
-        };
+        }
+        drop(counted);
         match &end {
             Err(failure) if !failure.called => {}
             _ => {
                 let class = end.as_ref().err().map(|failure| failure.class);
-                let name = name.into();
                 storage.metrics.s3_attempt(name, class, took);
                 if let Err(failure) = &end {
                     if failure.class == FailureClass::Credentials {
@@ -219,6 +223,66 @@ impl<'a> Attempt<'a> {
             }
         }
         end
+    }
+
+    /// The lane's limit learns from a call that was sent, while the circuit is closed: what ends later says nothing
+    /// of the store as it is.
+    fn tell_slots(
+        &self,
+        name: CallName,
+        door: &Door,
+        epoch: u32,
+        took: Duration,
+        failure: Option<&Failure>,
+    ) {
+        let context = self.caller.context;
+        let slots = &context.slots;
+        let end = match failure.map(|failure| failure.class) {
+            None
+            | Some(
+                FailureClass::Permanent
+                | FailureClass::Conflict
+                | FailureClass::Unreadable
+                | FailureClass::JobLocal,
+            ) => CallEnd::Answered,
+            Some(FailureClass::Throttled) => CallEnd::Throttled,
+            Some(FailureClass::TimedOut) => CallEnd::TimedOut,
+            Some(
+                FailureClass::Unavailable
+                | FailureClass::Credentials
+                | FailureClass::Misrouted
+                | FailureClass::Cancelled,
+            ) => return,
+        };
+        let is_closed = |breaker: &Arc<CircuitBreaker>| breaker.snapshot().is_closed();
+        if !slots.is_adaptive() || !context.breaker.as_ref().is_none_or(is_closed) {
+            return;
+        }
+        let bytes = door.progress().map_or(0, |progress| progress.bytes());
+        let traffic = self.caller.storage.traffic(self.caller.lane);
+        slots.saw(&EndedCall {
+            kind: CallKind::new(name.as_str(), bytes, failure.is_some()),
+            epoch,
+            took,
+            // Not when the slots wait for something else than S3.
+            full: slots.available() == 0 && !traffic.is_held_back(),
+            end,
+        });
+    }
+
+    /// Tells the circuit now and then that its probe moves. Never ends for other calls.
+    async fn probe_moves(&self, door: &Door) {
+        let is_probe = self.lock().permit.as_ref().is_some_and(Permit::is_probe);
+        if !is_probe {
+            return std::future::pending().await;
+        }
+        let before = door.progress().map(|progress| progress.last());
+        tokio::time::sleep(PROBE_LOOK).await;
+        if before < door.progress().map(|progress| progress.last())
+            && let Some(permit) = &self.lock().permit
+        {
+            permit.progress();
+        }
     }
 
     /// The service has answered well, and more is to come: gives the verdict now.
@@ -242,14 +306,8 @@ impl<'a> Attempt<'a> {
 
     /// Asks what a request must hold when it goes out; it ends only when all of it does.
     async fn admit(&self) {
-        let began = Instant::now();
-        let asked = self.ask().await;
-        // The attempt's time runs while we ask. What is left of it must do for S3.
-        let late = began.elapsed() > self.caller.storage.clients.attempt_timeout / 10;
-        match asked {
-            Ok(()) if late => self.withdraw(Withdrawn::Again).await,
-            Ok(()) => {}
-            Err(why) => self.withdraw(why).await,
+        if let Err(why) = self.ask().await {
+            self.withdraw(why).await;
         }
     }
 
@@ -325,18 +383,5 @@ impl<'a> Attempt<'a> {
 impl From<Refused> for Withdrawn {
     fn from(refused: Refused) -> Self {
         Self::Stop(refused.into())
-    }
-}
-
-/// What the SDK's time-out means when nothing was sent: it waited for credentials.
-fn unsent(failure: Failure) -> Failure {
-    if failure.class != FailureClass::TimedOut {
-        return failure;
-    }
-    Failure {
-        class: FailureClass::Credentials,
-        code: "credentials_timeout".to_owned(),
-        message: "no credentials came in time".to_owned(),
-        ..failure
     }
 }

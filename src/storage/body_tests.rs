@@ -22,7 +22,7 @@ async fn a_body_that_finds_no_memory_gives_up_its_slot_and_is_asked_for_again_on
         _ = &mut run => panic!("there is no memory"),
         () = minute => {}
     }
-    assert_eq!((stage.requests(), stage.slots.available_permits()), (1, 2));
+    assert_eq!((stage.requests(), stage.slots.available()), (1, 2));
     drop(all);
     let done = run.await.unwrap();
     assert_eq!(done.body.unwrap().bytes.len(), 100_000);

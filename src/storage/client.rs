@@ -44,8 +44,8 @@ use crate::job::{Failure, FailureClass, Lane};
 
 /// S3 closes idle connections after 5 to 20 s; a stale one costs an attempt.
 const POOL_IDLE: Duration = Duration::from_secs(4);
-/// A body below 1 B/s for this long is given up by the SDK; starved runtimes trip over shorter ones.
-const STALL_GRACE: Duration = Duration::from_secs(20);
+/// Bytes that S3 copies or joins in a second, at least.
+const SECONDS_WORK: f64 = 1024.0 * 1024.0;
 /// What a store of one's own wants in signatures when it has no regions.
 const NO_REGION: &str = "us-east-1";
 
@@ -69,7 +69,7 @@ pub struct StorageSettings {
     pub region: Option<String>,
     /// Bucket in the path instead of the host; by default for custom endpoints.
     pub force_path_style: Option<bool>,
-    /// Longest wait for an answer, before the part that grows with the size.
+    /// How long a request may stand still: no byte up or down, no answer.
     pub attempt_timeout: Duration,
     /// Longest wait for a connection.
     pub connect_timeout: Duration,
@@ -199,7 +199,10 @@ impl Clients {
             retries = "adaptive limiter, 1 attempt a call",
             "S3 settings"
         );
-        let http = SharedHttpClient::new(DoorClient(SharedHttpClient::new(http)));
+        let http = SharedHttpClient::new(DoorClient {
+            inner: SharedHttpClient::new(http),
+            patience: settings.attempt_timeout,
+        });
         let regions = Arc::new(Regions::default());
         let timeouts = timeouts(settings.attempt_timeout, settings.connect_timeout);
         let client = |lane: Lane| {
@@ -215,11 +218,8 @@ impl Clients {
                 // Else all clients of a region share one limiter, and cleanup would slow uploads down.
                 .retry_partition(RetryPartition::custom(lane.as_str()).build())
                 .timeout_config(timeouts.clone())
-                .stalled_stream_protection(
-                    StalledStreamProtectionConfig::enabled()
-                        .grace_period(STALL_GRACE)
-                        .build(),
-                )
+                // What does not move is given up by `progress.rs`, in both directions.
+                .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
                 .force_path_style(path_style)
                 // One request a call: a bucket's name must not make the SDK ask for a session first.
                 .disable_s3_express_session_auth(true)
@@ -259,20 +259,27 @@ impl Clients {
         self.identity.refused();
     }
 
-    /// Time-outs for one call that moves `size` bytes: one second more for each mebibyte.
-    ///
-    /// It goes into the SDK, never around `send()`: the rate limiter waits inside `send()`, and an outer
-    /// timer failed healthy calls in measurement (facts: s3.md, 3).
+    /// Time-outs for one call for which S3 works on `size` bytes that nobody sees: one second more for each mebibyte.
     pub(super) fn timeouts_for(&self, size: u64) -> TimeoutConfig {
-        let more = Duration::from_secs_f64(size as f64 / (1024.0 * 1024.0));
+        let more = Duration::from_secs_f64(size as f64 / SECONDS_WORK);
         timeouts(self.attempt_timeout + more, self.connect_timeout)
     }
 }
 
-fn timeouts(attempt: Duration, connect: Duration) -> TimeoutConfig {
+/// Bytes that S3 works on for as long, at least.
+pub(super) fn worked_on(time: Duration) -> u64 {
+    (time.as_secs_f64() * SECONDS_WORK) as u64
+}
+
+/// The patience is read in `door.rs`. It is none of the SDK's attempt time-outs, which end calls that move, nor a
+/// timer around `send()`: the rate limiter waits inside, and a timer there failed healthy calls in measurement
+/// (facts: s3.md, 3).
+fn timeouts(patience: Duration, connect: Duration) -> TimeoutConfig {
     TimeoutConfig::builder()
         .connect_timeout(connect)
-        .operation_attempt_timeout(attempt)
+        .read_timeout(patience)
+        .disable_operation_attempt_timeout()
+        .disable_operation_timeout()
         .build()
 }
 

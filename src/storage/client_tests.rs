@@ -25,12 +25,10 @@ async fn every_setting_is_made_in_code() {
             (RetryMode::Adaptive, 1)
         );
         let timeouts = config.timeout_config().unwrap();
-        assert_eq!(
-            timeouts.operation_attempt_timeout(),
-            Some(Duration::from_secs(10))
-        );
+        assert_eq!(timeouts.read_timeout(), Some(Duration::from_secs(10)));
+        assert_eq!(timeouts.operation_attempt_timeout(), None);
         assert_eq!(timeouts.connect_timeout(), Some(Duration::from_secs(3)));
-        assert!(config.stalled_stream_protection().unwrap().is_enabled());
+        assert!(!config.stalled_stream_protection().unwrap().is_enabled());
         partitions.push(config.retry_partition().unwrap().to_string());
     }
     assert_eq!(partitions, ["upload", "read", "cleanup"]);

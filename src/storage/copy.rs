@@ -8,7 +8,7 @@
 use std::ops::RangeInclusive;
 
 use aws_sdk_s3::{
-    config::{self, StalledStreamProtectionConfig},
+    config,
     operation::head_object::HeadObjectOutput,
     types::{CompletedMultipartUpload, CompletedPart},
 };
@@ -325,11 +325,9 @@ impl CopyService<'_> {
         }
     }
 
-    /// Time for so many bytes. S3 sends next to nothing while it copies, which is no stalled body.
+    /// Time for so many bytes: S3 sends next to nothing while it copies.
     fn patience(&self, size: u64) -> config::Builder {
-        config::Builder::new()
-            .timeout_config(self.0.storage.clients.timeouts_for(size))
-            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        config::Builder::new().timeout_config(self.0.storage.clients.timeouts_for(size))
     }
 }
 

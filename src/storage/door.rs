@@ -3,12 +3,15 @@
 //! `send()` waits before it sends: for the adaptive rate limiter, and for credentials. What must be known
 //! when a request goes out can only be asked after that, and no hook of the SDK's may wait for an answer. So the
 //! HTTP client that the SDK is given stops each request at a door, which whoever called `send()` opens.
-//! A call without a door (doctor's) goes straight out. It knows neither breaker nor lease; that is
-//! `attempt.rs`.
+//! A call without a door (doctor's) goes straight out. What has left is given up when it does not move any more
+//! (`progress.rs`). It knows neither breaker nor lease; that is `attempt.rs`.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use aws_sdk_s3::config::{
@@ -24,6 +27,8 @@ use aws_smithy_runtime_api::{
 };
 use tokio::sync::Notify;
 
+use super::{client::worked_on, progress::Progress};
+
 tokio::task_local! {
     /// The SDK hands nothing of ours through to its HTTP client, but polls it within the caller's task.
     static DOOR: Door;
@@ -37,6 +42,8 @@ pub(super) struct Door(Arc<Sides>);
 struct Sides {
     knocked: Notify,
     opened: Notify,
+    /// Of the request that has left. Nothing awaits under it.
+    progress: Mutex<Option<Progress>>,
 }
 
 impl Door {
@@ -71,28 +78,53 @@ impl Door {
         }
     }
 
-    async fn pass(&self) {
+    /// What the request has moved that has left last.
+    pub(super) fn progress(&self) -> Option<Progress> {
+        self.last().clone()
+    }
+
+    async fn pass(&self) -> Progress {
         self.0.knocked.notify_one();
         self.0.opened.notified().await;
+        let progress = Progress::default();
+        *self.last() = Some(progress.clone());
+        progress
+    }
+
+    fn last(&self) -> std::sync::MutexGuard<'_, Option<Progress>> {
+        let progress = &self.0.progress;
+        progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// An HTTP client whose requests stop at the door of whoever makes them.
 #[derive(Debug)]
-pub(super) struct DoorClient(pub(super) SharedHttpClient);
+pub(super) struct DoorClient {
+    pub(super) inner: SharedHttpClient,
+    /// For how long a request that has left may stand still, if it makes the store do nothing that nobody sees.
+    pub(super) patience: Duration,
+}
 
 #[derive(Debug)]
-struct DoorConnector(SharedHttpConnector);
+struct DoorConnector {
+    inner: SharedHttpConnector,
+    /// For how long this request may stand still.
+    patience: Duration,
+    /// Bytes that the store works on meanwhile, and nobody sees.
+    unseen: u64,
+}
 
 impl HttpConnector for DoorConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let Ok(door) = DOOR.try_with(Door::clone) else {
-            return self.0.call(request);
-        };
-        let connector = self.0.clone();
+        let door = DOOR.try_with(Door::clone).ok();
+        let (connector, patience, unseen) = (self.inner.clone(), self.patience, self.unseen);
         HttpConnectorFuture::new(async move {
-            door.pass().await;
-            connector.call(request).await
+            let progress = match door {
+                Some(door) => door.pass().await,
+                None => Progress::default(),
+            };
+            progress.weigh(unseen);
+            progress.watch(&connector, request, patience).await
         })
     }
 }
@@ -103,7 +135,15 @@ impl HttpClient for DoorClient {
         settings: &HttpConnectorSettings,
         components: &RuntimeComponents,
     ) -> SharedHttpConnector {
-        SharedHttpConnector::new(DoorConnector(self.0.http_connector(settings, components)))
+        // One HTTP client for all: it keeps connections by these settings, and the patience is ours to keep.
+        let mut inner = HttpConnectorSettings::builder();
+        inner.set_connect_timeout(settings.connect_timeout());
+        let patience = settings.read_timeout().unwrap_or(self.patience);
+        SharedHttpConnector::new(DoorConnector {
+            inner: self.inner.http_connector(&inner.build(), components),
+            patience,
+            unseen: worked_on(patience.saturating_sub(self.patience)),
+        })
     }
 
     fn validate_base_client_config(
@@ -111,7 +151,7 @@ impl HttpClient for DoorClient {
         components: &RuntimeComponentsBuilder,
         config: &ConfigBag,
     ) -> Result<(), BoxError> {
-        self.0.validate_base_client_config(components, config)
+        self.inner.validate_base_client_config(components, config)
     }
 
     fn validate_final_config(
@@ -119,10 +159,10 @@ impl HttpClient for DoorClient {
         components: &RuntimeComponents,
         config: &ConfigBag,
     ) -> Result<(), BoxError> {
-        self.0.validate_final_config(components, config)
+        self.inner.validate_final_config(components, config)
     }
 
     fn connector_metadata(&self) -> Option<ConnectorMetadata> {
-        self.0.connector_metadata()
+        self.inner.connector_metadata()
     }
 }

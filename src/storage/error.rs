@@ -17,6 +17,7 @@ use aws_sdk_s3::{
 use super::{
     answer::{Answered, NOT_S3, UNREADABLE, called},
     codes::class_of,
+    progress::Stalled,
 };
 use crate::job::{Failure, FailureClass};
 
@@ -34,6 +35,7 @@ where
                 of_answer(code, message, answer.raw())
             }
         }
+        _ if let Some(Stalled(waited)) = find(&error) => stood_still(*waited),
         SdkError::ResponseError(_) => on_the_way(
             FailureClass::Unavailable,
             "body_cut",
@@ -83,13 +85,11 @@ pub(super) const NOT_FOUND: &str = "NotFound";
 
 /// Classifies a body that broke off after its head had come.
 pub(super) fn of_body(error: &ByteStreamError) -> Failure {
+    if let Some(Stalled(waited)) = find(error) {
+        let message = format!("the body stalled for {waited:?}");
+        return on_the_way(FailureClass::TimedOut, "body_stalled", message);
+    }
     on_the_way(FailureClass::Unavailable, "body_cut", describe(error))
-}
-
-/// A body of which nothing came for `limit`.
-pub(super) fn stalled(limit: Duration) -> Failure {
-    let message = format!("the body stalled for {limit:?}");
-    on_the_way(FailureClass::TimedOut, "body_stalled", message)
 }
 
 /// A body that ended before its announced length.
@@ -165,6 +165,12 @@ fn unparsed(error: &(dyn Error + 'static), raw: &HttpResponse) -> Failure {
         retry_after: hint(raw),
         ..on_the_way(class, "", format!("{why} ({})", answered.sentence()))
     }
+}
+
+/// A call that was given up since nothing moved any more.
+fn stood_still(waited: Duration) -> Failure {
+    let message = format!("no byte moved and no answer came for {waited:.1?}");
+    on_the_way(FailureClass::TimedOut, "attempt_timeout", message)
 }
 
 /// What an answer without a code is called.

@@ -14,7 +14,7 @@
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
-use tokio::{sync::SemaphorePermit, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     CallContext, LastFailure, Stop, Storage,
@@ -28,7 +28,7 @@ use crate::{
         failure::{Retry, Verdict},
     },
     metrics::{Metrics, OperationResult},
-    resilience::{Permit, Refused},
+    resilience::{Permit, Refused, Slot},
 };
 
 /// How often a failed operation that waits for a slot looks what the slots wait for.
@@ -240,17 +240,16 @@ impl<'a> Caller<'a> {
     }
 
     /// A slot. `None` when it took longer than `patience`, and it is not S3 that the lane's slots wait for.
-    async fn slot(&self, patience: Option<Duration>) -> Option<SemaphorePermit<'a>> {
+    async fn slot(&self, patience: Option<Duration>) -> Option<Slot<'a>> {
         let mut slot = std::pin::pin!(self.context.slots.acquire());
         let Some(patience) = patience else {
-            // The lane never closes its semaphore.
-            return slot.await.ok();
+            return Some(slot.await);
         };
         let mut wait = patience;
         loop {
             tokio::select! {
                 biased;
-                slot = &mut slot => return slot.ok(),
+                slot = &mut slot => return Some(slot),
                 () = tokio::time::sleep(wait) => {}
             }
             if self.traffic().is_held_back() {

@@ -293,7 +293,7 @@ async fn a_wait_between_attempts_ends_in_a_refusal_when_the_breaker_opens() {
     let began = Instant::now();
     let mut run = Box::pin(stage.run(put()));
     drive(&mut run, || {
-        stage.requests() == 1 && stage.slots.available_permits() == 2
+        stage.requests() == 1 && stage.slots.available() == 2
     })
     .await;
     stage.breaker.force(Mode::ForceOpen);
@@ -316,13 +316,13 @@ async fn a_wait_between_attempts_ends_in_a_refusal_when_the_breaker_opens() {
 async fn a_waiting_operation_holds_no_slot() {
     let stage = Stage::new([Answer::status(500), ok()]);
     let alone = CallContext {
-        slots: Arc::new(tokio::sync::Semaphore::new(1)),
+        slots: crate::resilience::Slots::fixed(1),
         ..stage.context()
     };
     let slots = Arc::clone(&alone.slots);
     let mut run = Box::pin(stage.run_in(put(), &alone));
     drive(&mut run, || stage.requests() == 1).await;
-    drive(&mut run, || slots.available_permits() == 1).await;
+    drive(&mut run, || slots.available() == 1).await;
     let other = CallContext {
         slots: Arc::clone(&slots),
         ..stage.context()
@@ -400,7 +400,7 @@ async fn a_dropped_run_gives_slot_and_probe_back_without_a_verdict() {
     let mut run = Box::pin(stage.run_in(put(), &context));
     drive(&mut run, || stage.requests() == 1).await;
     drop(run);
-    assert_eq!(stage.slots.available_permits(), 2);
+    assert_eq!(stage.slots.available(), 2);
     let Snapshot { state, .. } = stage.breaker.snapshot();
     assert_eq!(state, CircuitState::HalfOpen);
     assert!(
@@ -410,8 +410,8 @@ async fn a_dropped_run_gives_slot_and_probe_back_without_a_verdict() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_server_times_an_attempt_out_after_ten_seconds_and_one_more_a_mebibyte() {
-    for (mebibytes, seconds) in [(0, 10), (5, 15)] {
+async fn a_silent_server_times_an_attempt_out_after_ten_seconds_whatever_it_was_sent() {
+    for mebibytes in [0, 5] {
         let stage = Stage::new([Answer::Silence]);
         let mut operation = put();
         if let crate::job::Operation::PutObject(put) = &mut operation {
@@ -422,7 +422,7 @@ async fn a_silent_server_times_an_attempt_out_after_ten_seconds_and_one_more_a_m
         let seen = stage.seen();
         let first = seen[1].at - seen[0].at;
         // The time-out and our first wait of a second.
-        assert_eq!(first.as_secs(), seconds + 1, "{mebibytes} MiB: {first:?}");
+        assert_eq!(first.as_secs(), 11, "{mebibytes} MiB: {first:?}");
         assert_eq!(seen.len(), 3);
     }
 }

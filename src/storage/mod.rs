@@ -25,10 +25,13 @@ mod guard;
 mod identity;
 mod keys;
 mod last_failure;
+#[cfg(test)]
+pub(crate) mod line;
 mod listing;
 mod md5;
 mod metadata;
 mod prefix;
+mod progress;
 mod proof;
 mod proxy;
 mod quirks;
@@ -59,7 +62,6 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use batch::{BatchAnswer, DeleteJob};
@@ -83,7 +85,7 @@ use crate::{
         place::Roots,
     },
     metrics::Metrics,
-    resilience::{Budget, CircuitBreaker, Held, Permit, Refused, RetryPolicy},
+    resilience::{Budget, CircuitBreaker, Held, Permit, Refused, RetryPolicy, Slots},
 };
 
 /// S3, as jobs use it. Built once, shared by all lanes.
@@ -133,6 +135,11 @@ impl Storage {
     /// What spoke against each circuit last.
     pub const fn last_failures(&self) -> &Arc<LastFailures> {
         &self.last_failures
+    }
+
+    /// For how long an S3 call may stand still.
+    pub const fn attempt_timeout(&self) -> Duration {
+        self.clients.attempt_timeout
     }
 
     /// The bytes that the process may hold; the lanes charge their messages to it.
@@ -219,7 +226,7 @@ pub struct CallContext {
     /// A reserved probe, which the job's first guarded operation takes. Nothing awaits under the lock.
     pub probe: Mutex<Option<Permit>>,
     /// The lane's S3 calls at a time; a waiting job holds none.
-    pub slots: Arc<Semaphore>,
+    pub slots: Arc<Slots>,
     /// Attempts and waits of one guarded operation.
     pub retry: RetryPolicy,
     /// Largest object, or JSON of a list, in a reply; in bytes.

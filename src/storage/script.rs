@@ -24,9 +24,9 @@ use aws_smithy_runtime_api::client::http::{
     HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
-use http_body_util::StreamBody;
-use tokio::{sync::Semaphore, time::Instant};
+use futures_util::{FutureExt, StreamExt, stream};
+use http_body_util::{BodyExt, StreamBody};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -37,7 +37,7 @@ use super::{
 use crate::{
     job::{Carried, Failure, Job, JobId, Operation, RequestDigest, Timestamp, place::Roots},
     metrics::Metrics,
-    resilience::{CircuitBreaker, CircuitSettings, RetryPolicy, TokioClock},
+    resilience::{CircuitBreaker, CircuitSettings, RetryPolicy, Slots, TokioClock},
 };
 
 /// What the script answers to one request.
@@ -137,16 +137,18 @@ impl HttpClient for Connector {
 }
 
 impl HttpConnector for Connector {
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+    fn call(&self, mut request: HttpRequest) -> HttpConnectorFuture {
+        let body = std::mem::replace(request.body_mut(), SdkBody::taken());
+        let body = body.collect().now_or_never().expect("it is in memory");
+        let body = body.unwrap().to_bytes();
         let headers = request.headers().iter();
-        let body = request.body().bytes().unwrap_or_default();
         self.0.seen.lock().unwrap().push(Seen {
             method: request.method().to_owned(),
             uri: request.uri().to_owned(),
             headers: headers
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .collect(),
-            body: String::from_utf8_lossy(body).into_owned(),
+            body: String::from_utf8_lossy(&body).into_owned(),
             at: Instant::now(),
         });
         let answer = self.0.next();
@@ -214,7 +216,7 @@ pub(crate) struct Stage {
     pub(crate) storage: Arc<Storage>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) breaker: Arc<CircuitBreaker>,
-    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) slots: Arc<Slots>,
     pub(super) calls: Arc<AtomicU32>,
     pub(super) max_reply_bytes: u64,
 }
@@ -286,7 +288,27 @@ impl Stage {
             answers: Mutex::new(answers),
             seen: Mutex::default(),
         });
-        let clients = Clients::from_shared(shared, settings, Connector(Arc::clone(&script)));
+        let http = Connector(Arc::clone(&script));
+        Self::of(script, http, settings, shared)
+    }
+
+    /// Over another HTTP client than a script's.
+    pub(crate) fn over(http: impl HttpClient + 'static) -> Self {
+        let script = Arc::new(Script {
+            answers: Mutex::default(),
+            lasting: Answer::Silence,
+            seen: Mutex::default(),
+        });
+        Self::of(script, http, &settings(), &shared(keys()))
+    }
+
+    fn of(
+        script: Arc<Script>,
+        http: impl HttpClient + 'static,
+        settings: &StorageSettings,
+        shared: &SdkConfig,
+    ) -> Self {
+        let clients = Clients::from_shared(shared, settings, http);
         let metrics = Arc::new(Metrics::try_new(50).unwrap());
         let numbers = CircuitSettings {
             failure_threshold: 5,
@@ -308,7 +330,7 @@ impl Stage {
                 || 0.5,
                 Box::new(|_, _, _| {}),
             ),
-            slots: Arc::new(Semaphore::new(2)),
+            slots: Slots::fixed(2),
             calls: Arc::default(),
             max_reply_bytes: 1000,
         }
@@ -409,78 +431,5 @@ pub(super) fn lease(answer: Result<bool, LedgerTrouble>, asked: &Arc<AtomicU32>)
 }
 
 /// Operations on bucket `b`, key `k`.
-pub(crate) mod op {
-    use super::Operation;
-    use crate::job::operation::{
-        DeleteObject, DeleteObjects, GetObject, HeadObject, ListObjects, PutObject, PutOptions,
-        SourceRef, UploadFileobj,
-    };
-
-    pub(in super::super) fn upload(source: &std::path::Path, options: PutOptions) -> Operation {
-        Operation::UploadFileobj(UploadFileobj {
-            bucket: "b".into(),
-            key: "k".into(),
-            source: SourceRef::File(source.to_owned()),
-            options,
-        })
-    }
-
-    pub(in super::super) fn put(options: PutOptions) -> Operation {
-        let body = bytes::Bytes::from_static(b"hello");
-        Operation::PutObject(PutObject {
-            bucket: "b".into(),
-            key: "k".into(),
-            body,
-            options,
-        })
-    }
-
-    pub(in super::super) fn head() -> Operation {
-        Operation::HeadObject(HeadObject {
-            bucket: "b".into(),
-            key: "k".into(),
-            version_id: None,
-        })
-    }
-
-    pub(in super::super) fn get() -> Operation {
-        get_range(None)
-    }
-
-    pub(in super::super) fn get_range(range: Option<&str>) -> Operation {
-        Operation::GetObject(GetObject {
-            bucket: "b".into(),
-            key: "k".into(),
-            range: range.map(str::to_owned),
-            version_id: None,
-            destination: crate::job::operation::Destination::Reply,
-        })
-    }
-
-    pub(in super::super) fn list(max_keys: u32) -> Operation {
-        Operation::ListObjects(ListObjects {
-            bucket: "b".into(),
-            prefix: None,
-            delimiter: None,
-            max_keys,
-            start_after: Some("a".into()),
-        })
-    }
-
-    pub(crate) fn delete() -> Operation {
-        let (bucket, key) = ("b".into(), "k".into());
-        Operation::DeleteObject(DeleteObject {
-            bucket,
-            key,
-            version_id: None,
-        })
-    }
-
-    pub(in super::super) fn delete_many(keys: &[&str]) -> Operation {
-        let keys = keys.iter().map(|key| (*key).to_owned()).collect();
-        Operation::DeleteObjects(DeleteObjects {
-            bucket: "b".into(),
-            keys,
-        })
-    }
-}
+#[path = "script_operations.rs"]
+pub(crate) mod op;

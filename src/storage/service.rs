@@ -4,10 +4,7 @@
 //! get a second look within their attempt before they are judged (RESILIENCE.md): a bare 400 or 403 to a
 //! HEAD, and a 412 to a conditional put.
 
-use std::time::Duration;
-
 use aws_sdk_s3::{
-    config,
     operation::{get_object::GetObjectOutput, head_object::HeadObjectOutput},
     primitives::{ByteStream, DateTime},
 };
@@ -20,9 +17,6 @@ use crate::job::{
     message::header,
     operation::{GetObject, HeadObject, PutObject},
 };
-
-/// Calls that move less keep the time-out as it is set: the second a mebibyte would add less than a tenth.
-const SIZE_COUNTS_FROM: u64 = 100 * 1024;
 
 /// Sets a put's options on a request that creates an object; each has its own builder with these words.
 macro_rules! with_options {
@@ -187,13 +181,7 @@ impl StorageService<'_> {
                 .set_if_match(over)
                 .metadata(header::JOB, self.0.job.as_str());
         }
-        let mut request = request.customize();
-        let size = put.body.len() as u64;
-        if size >= SIZE_COUNTS_FROM {
-            let timeouts = self.0.storage.clients.timeouts_for(size);
-            request = request.config_override(config::Builder::new().timeout_config(timeouts));
-        }
-        request.send()
+        request.customize().send()
     }
 
     /// Second look after a 412: the object, if this job put it there, else `exists` or a failure to look.
@@ -282,14 +270,10 @@ impl StorageService<'_> {
         attempt.request(OperationName::GetObject, get.send()).await
     }
 
-    /// The next bytes of a body; none when it is over. The SDK's time-out ends with the head, so this has its own.
+    /// The next bytes of a body; none when it is over.
     pub(super) async fn next_chunk(&self, body: &mut ByteStream) -> Result<Option<Bytes>, Failure> {
-        let limit: Duration = self.0.storage.clients.attempt_timeout;
-        match tokio::time::timeout(limit, body.try_next()).await {
-            Ok(Ok(chunk)) => Ok(chunk),
-            Ok(Err(broken)) => Err(error::of_body(&broken)),
-            Err(_elapsed) => Err(error::stalled(limit)),
-        }
+        let next = body.try_next().await;
+        next.map_err(|broken| error::of_body(&broken))
     }
 }
 

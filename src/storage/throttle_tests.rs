@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::{future::join_all, poll};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 
 use super::*;
 use crate::{
@@ -90,7 +90,7 @@ async fn settle<T>(run: &mut (impl Future<Output = T> + Unpin)) {
 async fn opens_after(answer: Answer, slots: usize, threshold: u32) -> Duration {
     let stage = Stage::new([answer]);
     let (breaker, opened) = breaker(threshold);
-    let slots = Arc::new(Semaphore::new(slots));
+    let slots = Slots::fixed(slots);
     let contexts: Vec<_> = (0..JOBS)
         .map(|_| CallContext {
             breaker: Some(Arc::clone(&breaker)),
@@ -223,7 +223,7 @@ async fn what_the_limiter_holds_back_ends_at_once_when_a_drain_begins() {
     assert_eq!(run.await.unwrap_err(), Stop::Draining);
     assert_eq!(began.elapsed(), Duration::ZERO);
     assert_eq!((stage.requests(), stage.calls()), (1, 1));
-    assert_eq!(stage.slots.available_permits(), 2);
+    assert_eq!(stage.slots.available(), 2);
 }
 
 #[tokio::test(start_paused = true)]

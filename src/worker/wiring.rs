@@ -94,6 +94,7 @@ pub(super) fn lane_limits(lane: Lane, settings: &Settings) -> LaneLimits {
     };
     LaneLimits {
         concurrency: numbers.concurrency,
+        adaptive: numbers.adaptive,
         admission,
         rules: message_rules(settings),
         allow: AllowList {

@@ -22,9 +22,18 @@ const CONTRACT: [(&str, &str); 18] = [
         "endpoint region force_path_style attempt_timeout connect_timeout checksums require_etag",
     ),
     ("ledger", "url retention migrate commit_wait lease"),
-    ("lanes.upload", "concurrency prefetch buckets operations"),
-    ("lanes.read", "concurrency prefetch buckets operations"),
-    ("lanes.cleanup", "concurrency prefetch buckets operations"),
+    (
+        "lanes.upload",
+        "concurrency adaptive prefetch buckets operations",
+    ),
+    (
+        "lanes.read",
+        "concurrency adaptive prefetch buckets operations",
+    ),
+    (
+        "lanes.cleanup",
+        "concurrency adaptive prefetch buckets operations",
+    ),
     ("retry", "max_attempts base_delay multiplier jitter"),
     (
         "circuit",

@@ -12,6 +12,7 @@ mod repeats;
 mod replies;
 mod settling;
 mod streams;
+mod thin_lines;
 mod trouble;
 mod windows;
 
@@ -64,6 +65,7 @@ struct Rig {
     tasks: JoinSet<()>,
     published: BTreeSet<String>,
     writer: Option<LedgerWriter>,
+    prefetch: u16,
 }
 
 impl Rig {
@@ -85,7 +87,11 @@ impl Rig {
 
     /// Everything but a running lane.
     fn new(lane: Lane, answers: impl IntoIterator<Item = Answer>) -> Self {
-        let stage = Stage::new(answers);
+        Self::on(lane, Stage::new(answers))
+    }
+
+    /// The same on a given stage.
+    fn on(lane: Lane, stage: Stage) -> Self {
         let broker = MemoryBroker::new("t");
         broker.declare_queue(ANSWERS);
         Self {
@@ -102,6 +108,7 @@ impl Rig {
             tasks: JoinSet::new(),
             published: BTreeSet::new(),
             writer: None,
+            prefetch: PREFETCH,
             stage,
         }
     }
@@ -109,6 +116,7 @@ impl Rig {
     fn run(&mut self, change: impl FnOnce(&mut LaneLimits)) {
         let mut limits = LaneLimits {
             concurrency: 2,
+            adaptive: false,
             admission: 2,
             rules: rules(),
             allow: AllowList::default(),
@@ -142,7 +150,7 @@ impl Rig {
             abort: self.abort.clone(),
             worker: "w".into(),
         };
-        let runner = LaneRunner::new(parts, PREFETCH, self.stop.clone(), None);
+        let runner = LaneRunner::new(parts, self.prefetch, self.stop.clone(), None);
         self.tasks.spawn(runner.run());
     }
 

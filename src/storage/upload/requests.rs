@@ -55,7 +55,6 @@ impl UploadService<'_> {
         crc32: Option<u32>,
     ) -> impl Future<Output = Answer<UploadPartOutput, UploadPartError>> + Send + use<> {
         let clients = &self.0.storage.clients;
-        let timeouts = clients.timeouts_for(bytes.len() as u64);
         let request = self
             .0
             .client
@@ -66,8 +65,7 @@ impl UploadService<'_> {
             .part_number(signed(number))
             .set_checksum_crc32(crc32.map(base64))
             .body(ByteStream::from(bytes))
-            .customize()
-            .config_override(config::Builder::new().timeout_config(timeouts));
+            .customize();
         if clients.over_tls {
             // TLS keeps the bytes whole; hashing them once more is most of a part's CPU (facts: s3.md, 4).
             request.disable_payload_signing().send()

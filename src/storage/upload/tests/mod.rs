@@ -1,15 +1,10 @@
 //! The managed transfer against a scripted S3: what is asked, in which order, and what is made of the answers.
 
-use std::{
-    fs,
-    path::PathBuf,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{fs, path::PathBuf, sync::atomic::Ordering, time::Duration};
 
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 
 mod completion;
 mod memory;
@@ -379,7 +374,7 @@ async fn one_slot_is_enough_and_the_first_call_takes_the_probe() {
         completed(),
         object(3 * PART),
     ]);
-    stage.slots = Arc::new(Semaphore::new(1));
+    stage.slots = crate::resilience::Slots::fixed(1);
     for _ in 0..5 {
         stage.breaker.acquire().unwrap().failure();
     }
