@@ -164,6 +164,32 @@ async fn a_worker_whose_log_nobody_reads_does_its_jobs_and_drains() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_log_nobody_reads_ends_at_once_where_it_must() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let stage = Stage::new().await.set("http.listen", &address);
+    let (mut worker, _unread) = stage.unread_process();
+    assert_eq!(worker.wait().await, Some(1), "its error has nowhere to go");
+
+    let mut stage = stage.set("http.listen", "127.0.0.1:0");
+    stage.s3.faults().add(stage::uploads_hang());
+    let (mut worker, _unread) = stage.unread_process();
+    stage.publish(Lane::Upload, stage::put("j", "k")).await;
+    stage::eventually("the call is under way", async || {
+        (stage.s3.journal().in_flight(Class::Upload) >= 1).then_some(())
+    })
+    .await;
+    // Two signals that come at once are one.
+    stage::eventually("a second signal ends it", async || {
+        worker.terminate();
+        (!worker.is_running()).then_some(())
+    })
+    .await;
+    assert_eq!(worker.wait().await, Some(1));
+    stage.until_queued(Lane::Upload, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn kill_9_in_the_middle_of_500_jobs_and_a_restart_lose_none() {
     let mut stage = Stage::new().await.set("ledger.lease", "3s");
     stage.declare().await;
