@@ -22,7 +22,7 @@ use lapin::{
 use crate::{proxy::Proxy, rabbit::Rabbit};
 
 /// Nothing that a test waits for takes longer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const LANE: Lane = Lane::Upload;
 
 /// Headers that RabbitMQ adds, by version.

@@ -29,7 +29,7 @@ pub(crate) use crate::messages::*;
 use crate::{proxy::Proxy, rabbit::Rabbit};
 
 /// No condition of a test is waited for longer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// See the module.
 pub(crate) struct Stage {

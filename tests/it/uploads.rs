@@ -139,7 +139,7 @@ async fn an_upload_that_meets_an_open_circuit_is_requeued_and_sends_no_part_twic
     let held = stage.s3.faults().add(on_parts(Fault::Hang).after(3));
     stage.publish(Lane::Upload, upload("j", &file)).await;
     eventually("three parts are there and two on their way", async || {
-        (parts(&stage).len() == 3 && stage.s3.journal().count(S3Operation::UploadPart) == 5)
+        (parts(&stage).len() == 3 && stage.s3.journal().count(S3Operation::UploadPart) >= 5)
             .then_some(())
     })
     .await;
@@ -175,7 +175,7 @@ async fn an_upload_that_outlasts_the_drain_goes_on_from_its_finished_parts() {
     let mut worker = stage.process();
     stage.publish(Lane::Upload, upload("j", &file)).await;
     eventually("three parts are there and two on their way", async || {
-        (parts(&stage).len() == 3 && stage.s3.journal().count(S3Operation::UploadPart) == 5)
+        (parts(&stage).len() == 3 && stage.s3.journal().count(S3Operation::UploadPart) >= 5)
             .then_some(())
     })
     .await;
@@ -198,7 +198,8 @@ async fn at_its_deadline_an_upload_is_parked_however_old_it_is_and_then_goes_on(
     let mut stage = Stage::new()
         .await
         .uploading()
-        .set("limits.job_deadline", "3s")
+        // Time for two parts, also on a machine that is slow.
+        .set("limits.job_deadline", "6s")
         .set("limits.max_job_age", "1ms")
         .set("upload.part_concurrency", "1");
     let content = bytes(4 * PART, 5);
