@@ -13,7 +13,10 @@ use bucket_brigade::{
         rabbitmq::{Producer, topology},
     },
     dev::s3_server::S3Server,
-    job::{JobId, Lane, Operation, State, Timestamp, operation::DeleteObject, wire},
+    job::{
+        JobId, Lane, Operation, State, Timestamp, operation::DeleteObject, options::NO_HEADERS,
+        wire,
+    },
     ledger::{self, Ledger},
     worker::new_owner,
 };
@@ -87,7 +90,8 @@ impl Rig {
         let results = stream::iter(operations)
             .map(|operation| async move {
                 let target = Target::Jobs(operation.name().lane());
-                let message = wire::encode(&JobId::fresh(), &operation, Timestamp::now());
+                let message =
+                    wire::encode(&JobId::fresh(), &operation, &NO_HEADERS, Timestamp::now());
                 producer.publish(&target, &message).await
             })
             .buffer_unordered(16);

@@ -45,6 +45,7 @@ use bucket_brigade::{
     job::{
         JobId, Lane, Operation, Timestamp,
         operation::{PutOptions, SourceRef, UploadFileobj},
+        options::NO_HEADERS,
         wire,
     },
 };
@@ -287,7 +288,12 @@ impl Broker {
             source: SourceRef::File(file.to_owned()),
             options: PutOptions::default(),
         });
-        let message = wire::encode(&JobId::parse(id).unwrap(), &operation, Timestamp::now());
+        let message = wire::encode(
+            &JobId::parse(id).unwrap(),
+            &operation,
+            &NO_HEADERS,
+            Timestamp::now(),
+        );
         let target = Target::Jobs(Lane::Upload);
         let answer = self
             .producer

@@ -36,7 +36,7 @@ fuzz_target!(|body: &[u8]| {
             }
             _ => {}
         }
-        let again = decode(&encode(&job.id, &job.operation, now), lane, &rules, now);
+        let again = decode(&encode(&job.id, &job.operation, &job.headers, now), lane, &rules, now);
         assert_eq!(again.map(|job| job.operation), Ok(job.operation));
     }
 });

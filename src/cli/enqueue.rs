@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 
 use super::{
     CommandError, Exit, Outcome, Output, Shared, batch,
+    option_flags::{ObjectFlags, RequestFlags},
     output::{print, print_bytes, print_json, unless_left},
     unanswered,
     upload::{self, LeftOut, Uploads},
@@ -19,7 +20,7 @@ use crate::{
     },
     config::Settings,
     job::{
-        JobId, Message, Operation, Timestamp,
+        Headers, JobId, Message, Operation, Timestamp,
         message::header,
         operation::{
             CopyObject, CopySource, DeleteObject, DeleteObjects, DeletePrefix, Destination,
@@ -55,6 +56,8 @@ struct How {
     /// How long --wait waits for the result; 60s when absent
     #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
     wait_timeout: Option<Duration>,
+    #[command(flatten)]
+    headers: RequestFlags,
 }
 
 impl How {
@@ -82,12 +85,7 @@ enum What {
     /// Upload a file, a folder's files or a URL by reference: the worker reads it
     Upload(upload::UploadArgs),
     /// Copy an object within S3, with its metadata and tags
-    Copy {
-        /// s3://BUCKET/KEY that is copied
-        source: Location,
-        /// s3://BUCKET/KEY of the copy
-        target: Location,
-    },
+    Copy(CopyArgs),
     /// Read an object; with --wait its bytes go to standard output, or the worker writes a file
     Get(GetArgs),
     /// Read an object's size, ETag and metadata
@@ -120,12 +118,21 @@ struct PutArgs {
     /// The file with the object's bytes; - reads standard input
     #[arg(long)]
     file: Option<PathBuf>,
-    /// MIME type of the object
-    #[arg(long, value_name = "TYPE")]
-    content_type: Option<String>,
     /// Only when there is no such object
     #[arg(long)]
     if_none_match: bool,
+    #[command(flatten)]
+    headers: ObjectFlags,
+}
+
+#[derive(Debug, Args)]
+struct CopyArgs {
+    /// s3://BUCKET/KEY that is copied
+    source: Location,
+    /// s3://BUCKET/KEY of the copy
+    target: Location,
+    #[command(flatten)]
+    headers: ObjectFlags,
 }
 
 #[derive(Debug, Args)]
@@ -193,7 +200,15 @@ pub(super) async fn run(shared: &Shared, args: EnqueueArgs) -> Outcome {
             }
         }
         What::Put(put) => Operation::PutObject(put_object(put, &settings)?),
-        What::Copy { source, target } => Operation::CopyObject(CopyObject {
+        What::Copy(CopyArgs {
+            source,
+            target,
+            headers: ObjectFlags(headers),
+        }) => Operation::CopyObject(CopyObject {
+            options: PutOptions {
+                headers,
+                ..PutOptions::default()
+            },
             bucket: target.bucket,
             key: target.key,
             source: CopySource {
@@ -246,7 +261,7 @@ pub(super) async fn run(shared: &Shared, args: EnqueueArgs) -> Outcome {
     };
     let lane = operation.name().lane();
     let target = Target::Jobs(lane);
-    let message = checked_message(&id, &operation, &settings)?;
+    let message = checked_message(&id, &operation, &how.headers.0, &settings)?;
     let producer = connect(shared, &settings).await?;
     if !how.wait {
         producer
@@ -292,7 +307,7 @@ async fn publish_all(shared: &Shared, settings: &Settings, how: &How, uploads: U
     for operation in &operations {
         let id = JobId::fresh();
         let target = Target::Jobs(operation.name().lane());
-        match accepted(&id, operation, settings) {
+        match accepted(&id, operation, &how.headers.0, settings) {
             Ok(message) => messages.push((target, message, id)),
             Err(why) => left_out.push(LeftOut::refused(operation, why)),
         }
@@ -330,7 +345,7 @@ fn put_object(args: PutArgs, settings: &Settings) -> Result<PutObject, CommandEr
         (None, None) => return Err(CommandError::usage("put wants --text or --file")),
     };
     let options = PutOptions {
-        content_type: args.content_type,
+        headers: args.headers.0,
         if_none_match: args.if_none_match,
         ..PutOptions::default()
     };
@@ -403,13 +418,19 @@ fn delete_prefix(prefixes: Vec<Location>) -> Result<Operation, CommandError> {
 fn checked_message(
     id: &JobId,
     operation: &Operation,
+    headers: &Headers,
     settings: &Settings,
 ) -> Result<Message, CommandError> {
-    accepted(id, operation, settings).map_err(CommandError::usage)
+    accepted(id, operation, headers, settings).map_err(CommandError::usage)
 }
 
-fn accepted(id: &JobId, operation: &Operation, settings: &Settings) -> Result<Message, String> {
-    let message = wire::encode(id, operation, Timestamp::now());
+fn accepted(
+    id: &JobId,
+    operation: &Operation,
+    headers: &Headers,
+    settings: &Settings,
+) -> Result<Message, String> {
+    let message = wire::encode(id, operation, headers, Timestamp::now());
     let rules = worker::message_rules(settings);
     let lane = operation.name().lane();
     match wire::decode(&message, lane, &rules, Timestamp::now()) {

@@ -17,6 +17,7 @@ mod enqueue;
 mod healthcheck;
 mod jobs;
 mod migrate;
+mod option_flags;
 mod output;
 mod signals;
 mod topology;

@@ -12,7 +12,7 @@ use std::{
 
 use clap::Args;
 
-use super::{CommandError, Exit, enqueue::Location, output};
+use super::{CommandError, Exit, enqueue::Location, option_flags::ObjectFlags, output};
 use crate::{
     job::{
         Operation,
@@ -31,12 +31,11 @@ pub(super) struct UploadArgs {
     source: String,
     /// s3://BUCKET/KEY; for a folder, or when it ends in /, the prefix of the keys
     object: Location,
-    /// MIME type of the objects
-    #[arg(long, value_name = "TYPE")]
-    content_type: Option<String>,
     /// Only where there is no such object
     #[arg(long)]
     if_none_match: bool,
+    #[command(flatten)]
+    headers: ObjectFlags,
 }
 
 /// What is to be uploaded, and what is not.
@@ -95,7 +94,7 @@ impl LeftOut {
 /// One upload a file. Links are not followed, and nothing but files is uploaded.
 pub(super) fn uploads(args: UploadArgs) -> Result<Uploads, CommandError> {
     let options = PutOptions {
-        content_type: args.content_type,
+        headers: args.headers.0,
         if_none_match: args.if_none_match,
         ..PutOptions::default()
     };
@@ -248,7 +247,7 @@ mod tests {
         let args = UploadArgs {
             source: source.to_owned(),
             object: object.parse().unwrap(),
-            content_type: None,
+            headers: ObjectFlags::default(),
             if_none_match: false,
         };
         let uploads = uploads(args).map_err(|error| format!("{error:?}")).unwrap();

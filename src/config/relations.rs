@@ -32,6 +32,12 @@ pub(super) fn check(settings: &Settings, raw: &Raw, problems: &mut Problems) {
         ));
     }
 
+    if let Err(why) = settings.s3.put_defaults.check() {
+        problems.push(format!(
+            "s3.put_defaults do not fit together, as messages name them: {why}"
+        ));
+    }
+
     let mut demand = |holds: bool, key: &str, relation: &str, other: &str| {
         if !holds {
             let (this, that) = (Shown(raw.get(key)), Shown(raw.get(other)));

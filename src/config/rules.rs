@@ -6,10 +6,15 @@
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
+use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
 use super::units::{parse_duration, parse_size, show_duration, show_size};
-use crate::job::{Lane, OperationName, place::Origin};
+use crate::job::{
+    Lane, OperationName,
+    options::{Kind, OPTIONS},
+    place::Origin,
+};
 
 /// What a rule makes of a text.
 pub(super) type Ruling<T> = Result<T, String>;
@@ -90,6 +95,24 @@ pub(super) fn auto<T>(rule: impl Fn(&str) -> Ruling<T>) -> impl Fn(&str) -> Ruli
         text => rule(text)
             .map(Some)
             .map_err(|expected| format!("auto or {expected}")),
+    }
+}
+
+/// What a message may say for this header of S3's; empty is nothing.
+pub(super) fn header_option(header: &'static str) -> impl Fn(&str) -> Ruling<Option<Value>> {
+    move |text| {
+        let row = OPTIONS.iter().find(|row| row.header == header);
+        let Some(row) = row.filter(|_| !text.is_empty()) else {
+            return Ok(None);
+        };
+        let value = match row.kind {
+            Kind::Switch(..) => text.parse().map_or_else(|_| text.into(), Value::Bool),
+            _ => text.into(),
+        };
+        match row.read(&value) {
+            Ok(read) => Ok(read.map(|_| value)),
+            Err(rule) => Err(format!("empty, or {rule}")),
+        }
     }
 }
 

@@ -13,11 +13,15 @@ use secrecy::SecretString;
 use super::{
     reader::Reader,
     rules::{
-        address, amqp_url, auto, bucket, duration, folder, http_url, ledger_url, log_filter,
-        number, one_of, operation_of, origin, prefix, region, seconds, size, switch, token, whole,
+        address, amqp_url, auto, bucket, duration, folder, header_option, http_url, ledger_url,
+        log_filter, number, one_of, operation_of, origin, prefix, region, seconds, size, switch,
+        token, whole,
     },
 };
-use crate::job::{Lane, OperationName};
+use crate::job::{
+    Headers, Lane, OperationName,
+    options::{BUCKET_KEY, ENCRYPTION, ENCRYPTION_KEY, STORAGE_CLASS},
+};
 
 const INSTANT: Duration = Duration::ZERO;
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -205,6 +209,8 @@ pub struct S3Settings {
     pub checksums: Checksums,
     /// Whether a put without an `ETag` in its answer has failed.
     pub require_etag: bool,
+    /// What is said of objects of which their jobs say nothing.
+    pub put_defaults: Headers,
 }
 
 impl S3Settings {
@@ -217,8 +223,27 @@ impl S3Settings {
             connect_timeout: reader.one("s3.connect_timeout", duration(MILLISECOND..=10 * MINUTE)),
             checksums: reader.one("s3.checksums", one_of(&Checksums::NAMES)),
             require_etag: reader.one("s3.require_etag", switch),
+            put_defaults: put_defaults(reader),
         }
     }
+}
+
+/// The settings of `s3.put_defaults`, and the header that each becomes.
+const PUT_DEFAULTS: [(&str, &str); 4] = [
+    ("s3.put_defaults.server_side_encryption", ENCRYPTION),
+    ("s3.put_defaults.key_id", ENCRYPTION_KEY),
+    ("s3.put_defaults.bucket_key", BUCKET_KEY),
+    ("s3.put_defaults.storage_class", STORAGE_CLASS),
+];
+
+fn put_defaults(reader: &mut Reader<'_>) -> Headers {
+    let mut headers = Headers::default();
+    for (key, header) in PUT_DEFAULTS {
+        if let Some(value) = reader.one(key, header_option(header)) {
+            headers = headers.with(header, value);
+        }
+    }
+    headers
 }
 
 /// `s3.checksums`: when the SDK adds checksums to requests and checks those of answers.

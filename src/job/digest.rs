@@ -9,7 +9,7 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-use super::{Operation, requests};
+use super::{Headers, Operation, requests};
 
 /// The first half of a SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,10 +19,10 @@ impl RequestDigest {
     /// Its size in bytes.
     pub const LEN: usize = 16;
 
-    /// Of the operation, its fields and the object's bytes.
-    pub fn of(operation: &Operation) -> Self {
+    /// Of the operation, its fields, the object's bytes, and what all of its requests say.
+    pub fn of(operation: &Operation, headers: &Headers) -> Self {
         // Its keys are sorted: a JSON object is a `BTreeMap`.
-        let mut whole = Sha256::new_with_prefix(requests::write(operation).to_string());
+        let mut whole = Sha256::new_with_prefix(requests::write(operation, headers).to_string());
         if let Operation::PutObject(put) = operation {
             // A zero, which no JSON holds, parts the two.
             whole.update([0]);

@@ -24,7 +24,7 @@ fn digest_of(message: &Message) -> RequestDigest {
     let name = json["operation"].as_str().and_then(OperationName::parse);
     let lane = name.map_or(Lane::Upload, OperationName::lane);
     let job = decode(message, lane, &rules, Timestamp::from_micros(0)).unwrap();
-    assert_eq!(job.digest, RequestDigest::of(&job.operation));
+    assert_eq!(job.digest, RequestDigest::of(&job.operation, &job.headers));
     job.digest
 }
 
@@ -94,6 +94,10 @@ fn everything_that_a_job_asks_for_is_in_its_digest() {
         with(&put, &json!({"tags": {"a": "1"}})),
         with(&put, &json!({"storage_class": "GLACIER"})),
         with(&put, &json!({"cache_control": "no-store"})),
+        with(&put, &json!({"acl": "private"})),
+        with(&put, &json!({"server_side_encryption": {"type": "AES256"}})),
+        with(&put, &json!({"expected_bucket_owner": "000000000001"})),
+        with(&put, &json!({"request_payer": "requester"})),
         with(&put, &json!({"if_none_match": "*"})),
         with(
             &put,
@@ -119,6 +123,9 @@ fn everything_that_a_job_asks_for_is_in_its_digest() {
             &copy,
             &json!({"source": {"bucket": "b", "key": "s", "version_id": "v"}}),
         ),
+        with(&copy, &json!({"metadata": {"a": "1"}})),
+        with(&copy, &json!({"content_type": "text/plain"})),
+        with(&get, &json!({"request_payer": "requester"})),
         tagging.clone(),
         with(&tagging, &json!({"tags": {"a": "2"}})),
         with(&tagging, &json!({"version_id": "v"})),

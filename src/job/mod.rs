@@ -11,6 +11,7 @@ pub mod failure;
 mod fields;
 pub mod message;
 pub mod operation;
+pub mod options;
 pub mod outcome;
 pub mod place;
 pub mod report;
@@ -29,6 +30,7 @@ pub use digest::RequestDigest;
 pub use failure::{Failure, FailureClass};
 pub use message::{HeaderValue, Message};
 pub use operation::{Operation, OperationName};
+pub use options::Headers;
 pub use outcome::{Outcome, Settlement, State};
 pub use report::Report;
 pub use result::JobResult;
@@ -170,7 +172,9 @@ pub struct Job {
     pub id: JobId,
     /// What to do, fully validated.
     pub operation: Operation,
-    /// Of the operation: whether another delivery of the id asks for the same.
+    /// What all of its requests say, such as who pays.
+    pub headers: Headers,
+    /// Of both: whether another delivery of the id asks for the same.
     pub digest: RequestDigest,
     /// Fields of the message that this version does not know, as dotted paths in their order; bounded.
     pub ignored: Vec<String>,
@@ -254,8 +258,9 @@ mod tests {
             });
             let job = Job {
                 id: JobId::fresh(),
-                digest: RequestDigest::of(&operation),
+                digest: RequestDigest::of(&operation, &Headers::default()),
                 operation,
+                headers: Headers::default(),
                 ignored: Vec::new(),
                 reply_to: None,
                 correlation_id: None,

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use bytes::Bytes;
 
-use super::Lane;
+use super::{Headers, Lane};
 
 /// One S3 operation with its request. Decoded means valid: nothing is left to check.
 #[derive(Debug, Clone, PartialEq)]
@@ -214,26 +214,22 @@ pub enum Destination {
     File(PathBuf),
 }
 
-/// Options of a put. Values hold no line breaks.
+/// Options of a put or a copy. Values hold no line breaks.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PutOptions {
-    /// MIME type of the object.
-    pub content_type: Option<String>,
+    /// What is one header each, such as the MIME type.
+    pub headers: Headers,
     /// User metadata; never holds `brigade-job`, which is ours.
     pub metadata: BTreeMap<String, String>,
     /// Object tags.
     pub tags: BTreeMap<String, String>,
-    /// Storage class, as S3 names it.
-    pub storage_class: Option<String>,
-    /// `Cache-Control` of the object.
-    pub cache_control: Option<String>,
     /// `If-None-Match: *`: only when no such object exists.
     pub if_none_match: bool,
     /// SHA-256 of the bytes, checked before the PUT.
     pub sha256: Option<[u8; 32]>,
 }
 
-/// Store a copy of an object, with its metadata and tags; the bytes stay with S3.
+/// Store a copy of an object, with its metadata and tags unless the options have others; the bytes stay with S3.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CopyObject {
     /// As for a put.
@@ -242,6 +238,8 @@ pub struct CopyObject {
     pub key: String,
     /// What is copied.
     pub source: CopySource,
+    /// What the copy has in place of what it would have from its source; no condition and no SHA-256.
+    pub options: PutOptions,
 }
 
 /// An object that is copied.

@@ -10,7 +10,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     Message, Operation, OperationName,
@@ -19,6 +19,7 @@ use super::{
         CopyObject, CopySource, DeleteObject, DeleteObjects, DeletePrefix, Destination, GetObject,
         HeadObject, ListObjects, PutObject, PutObjectTagging, PutOptions, SourceRef, UploadFileobj,
     },
+    options::{CONTENT_TYPE, Headers, Scope},
     place::{Refused, SourceUrl},
     wire::{Form, OWN_METADATA, VERSION},
 };
@@ -59,15 +60,9 @@ fn put_object(fields: &mut Fields<'_>, form: Form, message: &Message) -> Result<
         (Form::Json, Some(mut body)) => inline_body(&mut body)?,
     };
     let mut options = put_options(fields)?;
-    if form == Form::Binary && message.content_type.is_some() {
-        options.content_type.clone_from(&message.content_type);
-        if options
-            .content_type
-            .as_ref()
-            .is_some_and(|text| text.contains(['\r', '\n', '\0']))
-        {
-            return Err("property content_type may hold no line break".to_owned());
-        }
+    if let (Form::Binary, Some(given)) = (form, &message.content_type) {
+        let set = options.headers.set(CONTENT_TYPE, &given.as_str().into());
+        set.map_err(|why| format!("property content_type {why}"))?;
     }
     Ok(PutObject {
         bucket,
@@ -99,10 +94,12 @@ fn copy_object(fields: &mut Fields<'_>) -> Result<CopyObject, String> {
         key: inner.key()?,
         version_id: inner.nonempty("version_id")?,
     };
+    drop(inner);
     Ok(CopyObject {
         bucket,
         key,
         source,
+        options: copy_options(fields)?,
     })
 }
 
@@ -159,7 +156,8 @@ fn file_path(fields: &Fields<'_>, file: String) -> Result<PathBuf, String> {
     Ok(PathBuf::from(file))
 }
 
-fn put_options(fields: &mut Fields<'_>) -> Result<PutOptions, String> {
+/// What a copy and a put have in common.
+fn copy_options(fields: &mut Fields<'_>) -> Result<PutOptions, String> {
     let metadata = fields.metadata()?;
     if metadata
         .keys()
@@ -169,6 +167,16 @@ fn put_options(fields: &mut Fields<'_>) -> Result<PutOptions, String> {
             "field metadata may not hold {OWN_METADATA}, which is the worker's"
         ));
     }
+    Ok(PutOptions {
+        headers: Headers::take(fields, &[Scope::Content, Scope::Object])?,
+        metadata,
+        tags: fields.strings("tags")?,
+        ..PutOptions::default()
+    })
+}
+
+fn put_options(fields: &mut Fields<'_>) -> Result<PutOptions, String> {
+    let options = copy_options(fields)?;
     let if_none_match = match fields.text("if_none_match")?.as_deref() {
         None => false,
         Some("*") => true,
@@ -188,13 +196,9 @@ fn put_options(fields: &mut Fields<'_>) -> Result<PutOptions, String> {
         })?),
     };
     Ok(PutOptions {
-        content_type: fields.header_text("content_type")?,
-        metadata,
-        tags: fields.strings("tags")?,
-        storage_class: fields.header_text("storage_class")?,
-        cache_control: fields.header_text("cache_control")?,
         if_none_match,
         sha256,
+        ..options
     })
 }
 
@@ -303,9 +307,11 @@ fn delete_prefix(fields: &mut Fields<'_>) -> Result<DeletePrefix, String> {
     })
 }
 
-/// Writes the operation's fields as producers send them; a put without its body, which travels in the
-/// binary form.
-pub(super) fn write(operation: &Operation) -> Value {
+/// Writes the operation's fields, and what all of its requests say, as producers send them; a put without its body,
+/// which travels in the binary form.
+pub(super) fn write(operation: &Operation, headers: &Headers) -> Value {
+    let mut more = Map::new();
+    headers.written(&mut more);
     let mut fields = vec![
         ("version", Value::from(VERSION)),
         ("operation", operation.name().as_str().into()),
@@ -317,14 +323,14 @@ pub(super) fn write(operation: &Operation) -> Value {
     let text = |text: &Option<String>| text.clone().map(Value::from);
     add("key", operation.key().map(Value::from));
     match operation {
-        Operation::PutObject(put) => fields.extend(written_options(&put.options)),
+        Operation::PutObject(put) => fields.extend(written_options(&put.options, &mut more)),
         Operation::UploadFileobj(upload) => {
             let source = match &upload.source {
                 SourceRef::File(file) => json!({"file": file.to_string_lossy()}),
                 SourceRef::Url(url) => json!({"url": url}),
             };
             add("source", Some(source));
-            fields.extend(written_options(&upload.options));
+            fields.extend(written_options(&upload.options, &mut more));
         }
         Operation::CopyObject(copy) => {
             let CopySource {
@@ -337,6 +343,7 @@ pub(super) fn write(operation: &Operation) -> Value {
                 source["version_id"] = version_id.as_str().into();
             }
             add("source", Some(source));
+            fields.extend(written_options(&copy.options, &mut more));
         }
         Operation::PutObjectTagging(tagging) => {
             add("tags", Some(map_value(&tagging.tags)));
@@ -360,22 +367,23 @@ pub(super) fn write(operation: &Operation) -> Value {
         Operation::DeleteObjects(delete) => add("keys", Some(delete.keys.clone().into())),
         Operation::DeletePrefix(delete) => add("prefix", Some(delete.prefix.as_str().into())),
     }
-    fields
+    let fields = fields
         .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect()
+        .map(|(name, value)| (name.to_owned(), value));
+    fields.chain(more).collect()
 }
 
-fn written_options(options: &PutOptions) -> Vec<(&'static str, Value)> {
-    let text = |text: &Option<String>| text.clone().map(Value::from);
+/// Those that are one header each go into `more`.
+fn written_options(
+    options: &PutOptions,
+    more: &mut Map<String, Value>,
+) -> Vec<(&'static str, Value)> {
+    options.headers.written(more);
     let strings = |map: &BTreeMap<String, String>| (!map.is_empty()).then(|| map_value(map));
     let hex = |digest: [u8; 32]| digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let fields = [
-        ("content_type", text(&options.content_type)),
         ("metadata", strings(&options.metadata)),
         ("tags", strings(&options.tags)),
-        ("storage_class", text(&options.storage_class)),
-        ("cache_control", text(&options.cache_control)),
         ("if_none_match", options.if_none_match.then(|| "*".into())),
         (
             "sha256",

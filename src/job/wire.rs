@@ -9,11 +9,12 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::{
-    Carried, HeaderValue, Job, JobId, Lane, Message, Operation, OperationName, RequestDigest,
-    Timestamp,
+    Carried, HeaderValue, Headers, Job, JobId, Lane, Message, Operation, OperationName,
+    RequestDigest, Timestamp,
     fields::{Fields, Names, holds_nul, kind, shown, whole},
     message::header,
     operation::{Destination, SourceRef},
+    options::{CONTENT_TYPE, Scope},
     outcome::DeadReason,
     place::{Origins, Refused, Roots},
     requests, text_form,
@@ -160,6 +161,7 @@ fn read(
     let name = operation_name(&mut fields, form)?;
     known.operation = Some(name);
     let operation = requests::read(name, &mut fields, form, message).map_err(malformed)?;
+    let headers = Headers::take(&mut fields, &[Scope::Request]).map_err(malformed)?;
     drop(fields);
     let ignored = names.unknown();
     if names.are_checked() && !ignored.is_empty() {
@@ -182,8 +184,9 @@ fn read(
 
     Ok(Job {
         id,
-        digest: RequestDigest::of(&operation),
+        digest: RequestDigest::of(&operation, &headers),
         operation,
+        headers,
         ignored,
         reply_to: message.reply_to.clone().filter(|queue| !queue.is_empty()),
         correlation_id: message.correlation_id.clone(),
@@ -343,9 +346,10 @@ fn believable(seconds: Option<u64>, now: Timestamp) -> Option<Timestamp> {
     (time >= EARLIEST && time <= now.plus(A_DAY)).then_some(time)
 }
 
-/// The message of a job, published at `now`; what our own tools send. Binary form for a put, else JSON.
-pub fn encode(id: &JobId, operation: &Operation, now: Timestamp) -> Message {
-    let json = requests::write(operation).to_string();
+/// The message of a job, published at `now`; what our own tools send. Binary form for a put, else JSON. `headers` are
+/// what all requests of the job say.
+pub fn encode(id: &JobId, operation: &Operation, headers: &Headers, now: Timestamp) -> Message {
+    let json = requests::write(operation, headers).to_string();
     let message = Message {
         message_id: Some(id.to_string()),
         timestamp: u64::try_from(now.as_micros() / 1_000_000).ok(),
@@ -355,7 +359,7 @@ pub fn encode(id: &JobId, operation: &Operation, now: Timestamp) -> Message {
         Operation::PutObject(put) => {
             let mut message = Message {
                 body: put.body.clone(),
-                content_type: put.options.content_type.clone(),
+                content_type: put.options.headers.get(CONTENT_TYPE).map(str::to_owned),
                 ..message
             };
             // Not `with_text`: JSON that is cut is no JSON.

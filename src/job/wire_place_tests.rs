@@ -171,7 +171,7 @@ proptest! {
                 _ => {}
             }
             // And says the same again.
-            let again = encode(&job.id, &job.operation, NOW);
+            let again = encode(&job.id, &job.operation, &job.headers, NOW);
             prop_assert_eq!(decode(&again, lane, &rules(), NOW).map(|job| job.operation), Ok(job.operation));
         }
     }

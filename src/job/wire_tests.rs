@@ -83,7 +83,9 @@ fn every_operation_of_the_contract_decodes() {
         json!({"version": 1, "operation": "delete_objects", "bucket": "b", "keys": ["a", "b"]}),
         json!({"version": 1, "operation": "delete_prefix", "bucket": "b", "prefix": "p/"}),
         json!({"version": 1, "operation": "copy_object", "bucket": "b", "key": "k",
-            "source": {"bucket": "c", "key": "l", "version_id": "v"}}),
+            "source": {"bucket": "c", "key": "l", "version_id": "v"}, "metadata": {"a": "b"},
+            "expires": "2027-01-31T12:00:00Z", "object_lock": {"legal_hold": true},
+            "expected_bucket_owner": "000000000001", "request_payer": "requester"}),
         json!({"version": 1, "operation": "put_object_tagging", "bucket": "b", "key": "k",
             "tags": {"team": "a", "empty": ""}, "version_id": "v"}),
     ];
@@ -107,7 +109,7 @@ fn both_forms_carry_the_same_bytes() {
             panic!("no put: {job:?}")
         };
         assert_eq!(&put.body[..], b"hi");
-        assert_eq!(put.options.content_type.as_deref(), content_type);
+        assert_eq!(put.options.headers.get("content-type"), content_type);
     };
     expect(message(&put(json!({}))), None);
     expect(

@@ -27,6 +27,7 @@ use super::{
     error,
     guard::{Caller, give},
     proof::Proof,
+    said::saying,
 };
 use crate::{
     job::{CallName, Failure, FailureClass, failure::Verdict},
@@ -148,7 +149,8 @@ impl<'a> Attempt<'a> {
         send: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
         classify: impl FnOnce(SdkError<E, HttpResponse>) -> Failure,
     ) -> impl Future<Output = Result<T, Failure>> {
-        let send = self.heard.listen(Box::pin(send));
+        let Caller { headers, home, .. } = self.caller;
+        let send = saying(headers, home, self.heard.listen(Box::pin(send)));
         async move {
             let output = send.await.map_err(classify)?;
             let needs_etag = self.caller.storage.clients.require_etag;

@@ -38,9 +38,10 @@ use super::{
     proxy,
     reader::AnswerReader,
     region::{ByBucket, Regions},
+    said::JobHeaders,
     trust,
 };
-use crate::job::{Failure, FailureClass, Lane};
+use crate::job::{Failure, FailureClass, Headers, Lane};
 
 /// S3 closes idle connections after 5 to 20 s; a stale one costs an attempt.
 const POOL_IDLE: Duration = Duration::from_secs(4);
@@ -77,6 +78,8 @@ pub struct StorageSettings {
     pub checksums: Checksums,
     /// Whether a put or a copy without an `ETag` in its answer has failed; false for a store that never gives one.
     pub require_etag: bool,
+    /// What is said of an object of which its job says nothing: encryption, storage class.
+    pub put_defaults: Headers,
     /// Fixed credentials, for tests and the demo.
     pub credentials: Option<Credentials>,
     /// Larger objects are copied in parts; S3 allows 5 GiB, tests less. In bytes, at least a part's 5 MiB.
@@ -101,6 +104,8 @@ pub struct Clients {
     pub(super) over_tls: bool,
     /// See [`StorageSettings::require_etag`].
     pub(super) require_etag: bool,
+    /// See [`StorageSettings::put_defaults`].
+    pub(super) put_defaults: Headers,
     /// Why no call can be made at all.
     pub(super) misconfigured: Option<Failure>,
 }
@@ -213,6 +218,7 @@ impl Clients {
                 .identity_cache(IdentityCache::no_cache())
                 .endpoint_resolver(ByBucket::new(Arc::clone(&regions)))
                 .interceptor(AnswerReader::new(Arc::clone(&regions)))
+                .interceptor(JobHeaders)
                 // The limiter is asked before the attempt and told after it; one attempt, so that ours don't multiply.
                 .retry_config(RetryConfig::adaptive().with_max_attempts(1))
                 // Else all clients of a region share one limiter, and cleanup would slow uploads down.
@@ -245,6 +251,7 @@ impl Clients {
             endpoint: shown_endpoint(shared, endpoint.as_deref()).into(),
             over_tls: endpoint.is_none_or(|url| url.starts_with("https://")),
             require_etag: settings.require_etag,
+            put_defaults: settings.put_defaults.clone(),
             misconfigured,
         }
     }

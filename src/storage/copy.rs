@@ -19,13 +19,15 @@ use super::{
     attempt::Attempt,
     error::NOT_FOUND,
     guard::Caller,
-    metadata,
+    said::Said,
     service::{EXISTS, StorageService, Stored, escaped, query_string, unsigned},
     upload::UploadService,
 };
 use crate::job::{
     BegunUpload, CallName, Failure, FailureClass, JobResult, OperationName, UploadNote,
-    message::header, operation::CopyObject,
+    message::header,
+    operation::CopyObject,
+    options::{OPTIONS, Scope},
 };
 
 const MIB: u64 = 1 << 20;
@@ -54,7 +56,7 @@ struct Found {
 type Copied = (Option<String>, Option<String>);
 
 impl CopyService<'_> {
-    /// Copies an object with its metadata and tags.
+    /// Copies an object with its metadata and tags, but for what the job says of the copy.
     ///
     /// Fails `permanent` for a missing source, and `job_local` as `source_changed` when it is replaced meanwhile. May
     /// be dropped at any await; the next run starts anew.
@@ -139,6 +141,7 @@ impl CopyService<'_> {
                 .set_copy_source_if_match(found.etag.clone())
                 .customize()
                 .config_override(self.patience(found.size));
+            let request = self.said(copy, &found.head).on(request);
             async move {
                 let copied = attempt.request(name, request.send()).await;
                 let copied = copied.map_err(of_source)?;
@@ -147,6 +150,22 @@ impl CopyService<'_> {
             }
         });
         work.await
+    }
+
+    /// Of a copy in one call. S3 copies what describes the content, or takes all of it anew: so what the job leaves
+    /// unsaid is said again.
+    fn said(&self, copy: &CopyObject, source: &HeadObjectOutput) -> Said {
+        let options = &copy.options;
+        let mut said = Said::of(options, &self.0.storage.clients.put_defaults);
+        let mut headers = options.headers.iter();
+        if !options.metadata.is_empty() || headers.any(|(row, _)| row.scope == Scope::Content) {
+            said.add("x-amz-metadata-directive", "REPLACE".to_owned());
+            add_content(&mut said, copy, source);
+        }
+        if !options.tags.is_empty() {
+            said.add("x-amz-tagging-directive", "REPLACE".to_owned());
+        }
+        said
     }
 
     async fn in_parts(&self, copy: &CopyObject, found: &Found) -> Result<Copied, Stop> {
@@ -172,24 +191,20 @@ impl CopyService<'_> {
     }
 
     async fn create(&self, copy: &CopyObject, found: &Found) -> Result<String, Stop> {
-        let tags = self.tags(copy, found).await?;
-        let name = CallName::CreateMultipartUpload;
-        let head = &found.head;
+        let mut said = Said::of(&copy.options, &self.0.storage.clients.put_defaults);
         // What a copy in one call takes over by itself; the job's id tells a repeated completion its own object.
+        add_content(&mut said, copy, &found.head);
+        if copy.options.tags.is_empty()
+            && let Some(tags) = self.tags(copy, found).await?
+        {
+            said.add("x-amz-tagging", tags);
+        }
+        let said = said.by(self.0.job);
+        let name = CallName::CreateMultipartUpload;
         let create = self.0.client.create_multipart_upload();
-        let create = create
-            .bucket(&copy.bucket)
-            .key(&copy.key)
-            .set_metadata(Some(metadata::kept(head.metadata.as_ref())))
-            .metadata(header::JOB, self.0.job.as_str())
-            .set_content_type(head.content_type.clone())
-            .set_cache_control(head.cache_control.clone())
-            .set_content_disposition(head.content_disposition.clone())
-            .set_content_encoding(head.content_encoding.clone())
-            .set_content_language(head.content_language.clone())
-            .set_tagging(tags);
+        let create = create.bucket(&copy.bucket).key(&copy.key);
         let work = self.0.guarded(name, |attempt| {
-            let create = create.clone();
+            let create = said.clone().on(create.clone().customize());
             async move {
                 let created = attempt.request(name, create.send()).await?;
                 created
@@ -328,6 +343,30 @@ impl CopyService<'_> {
     /// Time for so many bytes: S3 sends next to nothing while it copies.
     fn patience(&self, size: u64) -> config::Builder {
         config::Builder::new().timeout_config(self.0.storage.clients.timeouts_for(size))
+    }
+}
+
+/// What describes the source's content, where the job says nothing.
+fn add_content(said: &mut Said, copy: &CopyObject, source: &HeadObjectOutput) {
+    for row in OPTIONS.iter().filter(|row| row.scope == Scope::Content) {
+        if let Some(value) = content_of(source, row.header) {
+            said.add_missing(row.header, value);
+        }
+    }
+    if copy.options.metadata.is_empty() {
+        said.add_metadata(source.metadata.as_ref());
+    }
+}
+
+fn content_of<'h>(source: &'h HeadObjectOutput, header: &str) -> Option<&'h str> {
+    match header {
+        "content-type" => source.content_type(),
+        "cache-control" => source.cache_control(),
+        "content-disposition" => source.content_disposition(),
+        "content-encoding" => source.content_encoding(),
+        "content-language" => source.content_language(),
+        "expires" => source.expires_string(),
+        _ => None,
     }
 }
 

@@ -1,6 +1,9 @@
 use super::*;
 use crate::{
-    job::{Operation, operation::CopySource},
+    job::{
+        Headers, Operation,
+        operation::{CopySource, PutOptions},
+    },
     storage::{
         CallContext, UploadMemory,
         script::{Answer, Stage},
@@ -9,6 +12,10 @@ use crate::{
 };
 
 fn copy(version_id: Option<&str>) -> Operation {
+    copy_with(version_id, PutOptions::default())
+}
+
+fn copy_with(version_id: Option<&str>, options: PutOptions) -> Operation {
     Operation::CopyObject(CopyObject {
         bucket: "b".into(),
         key: "copy".into(),
@@ -17,6 +24,7 @@ fn copy(version_id: Option<&str>) -> Operation {
             key: "a b/ä".into(),
             version_id: version_id.map(str::to_owned),
         },
+        options,
     })
 }
 
@@ -255,4 +263,113 @@ async fn a_copy_that_is_no_longer_ours_leaves_no_upload_behind() {
     let abort = &stage.seen()[2];
     assert_eq!(abort.method, "DELETE");
     assert!(abort.uri.contains("uploadId=u1"), "{}", abort.uri);
+}
+
+/// A source with all that describes content.
+fn described() -> Answer {
+    source(100)
+        .header("cache-control", "no-store")
+        .header("content-disposition", "inline")
+        .header("content-encoding", "gzip")
+        .header("content-language", "de")
+        .header("expires", "Fri, 20 Mar 2026 09:46:40 GMT")
+        .header("x-amz-meta-more", "=?UTF-8?B?w7w=?=")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_changes_one_thing_says_the_rest_again_and_loses_nothing() {
+    let headers = Headers::default().with("content-language", "en");
+    let options = PutOptions {
+        headers,
+        ..PutOptions::default()
+    };
+    let stage = Stage::new([described(), copied()]);
+    stage.run(copy_with(None, options)).await.unwrap();
+    let seen = stage.seen();
+    let said = &seen[1].headers;
+    for (name, value) in [
+        ("x-amz-metadata-directive", "REPLACE"),
+        ("content-language", "en"),
+        ("content-type", "x/y"),
+        ("cache-control", "no-store"),
+        ("content-disposition", "inline"),
+        ("content-encoding", "gzip"),
+        ("expires", "Fri, 20 Mar 2026 09:46:40 GMT"),
+        ("x-amz-meta-who", "me"),
+        ("x-amz-meta-more", "=?UTF-8?B?w7w=?="),
+    ] {
+        assert_eq!(said[name], value, "{name}");
+    }
+    assert!(!said.contains_key("x-amz-tagging-directive"));
+}
+
+#[test]
+fn whatever_describes_content_is_known_of_a_source() {
+    let whole = HeadObjectOutput::builder()
+        .content_type("a")
+        .cache_control("a")
+        .content_disposition("a")
+        .content_encoding("a")
+        .content_language("a")
+        .expires_string("a")
+        .build();
+    for row in OPTIONS.iter().filter(|row| row.scope == Scope::Content) {
+        assert_eq!(content_of(&whole, row.header), Some("a"), "{}", row.header);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn metadata_and_tags_of_a_job_replace_those_of_the_source_and_other_options_leave_them() {
+    let of_job = PutOptions {
+        metadata: [("only".to_owned(), "this".to_owned())].into(),
+        tags: [("t".to_owned(), "1".to_owned())].into(),
+        ..PutOptions::default()
+    };
+    let stage = Stage::new([described(), copied()]);
+    stage.run(copy_with(None, of_job)).await.unwrap();
+    let said = stage.seen()[1].headers.clone();
+    assert_eq!(said["x-amz-metadata-directive"], "REPLACE");
+    assert_eq!(said["x-amz-tagging-directive"], "REPLACE");
+    assert_eq!(said["x-amz-meta-only"], "this");
+    assert_eq!(said["content-encoding"], "gzip");
+    assert!(!said.contains_key("x-amz-meta-who"));
+
+    let of_object = PutOptions {
+        headers: Headers::default().with("x-amz-acl", "private"),
+        ..PutOptions::default()
+    };
+    let stage = Stage::new([described(), copied()]);
+    stage.run(copy_with(None, of_object)).await.unwrap();
+    let said = stage.seen()[1].headers.clone();
+    assert_eq!(said["x-amz-acl"], "private");
+    assert!(!said.contains_key("x-amz-metadata-directive"), "{said:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_in_parts_says_the_same_when_it_begins() {
+    let options = PutOptions {
+        headers: Headers::default()
+            .with("content-language", "en")
+            .with("x-amz-acl", "private"),
+        tags: [("t".to_owned(), "1".to_owned())].into(),
+        ..PutOptions::default()
+    };
+    let large = described()
+        .header("content-length", 101)
+        .header("x-amz-tagging-count", 1);
+    let stage = Stage::new([large, created(), part(1), completed()]);
+    stage.run(copy_with(None, options)).await.unwrap();
+    let seen = stage.seen();
+    let said = &seen[1].headers;
+    for (name, value) in [
+        ("content-language", "en"),
+        ("content-encoding", "gzip"),
+        ("expires", "Fri, 20 Mar 2026 09:46:40 GMT"),
+        ("x-amz-acl", "private"),
+        ("x-amz-tagging", "t=1"),
+        ("x-amz-meta-who", "me"),
+        ("x-amz-meta-brigade-job", "job-1"),
+    ] {
+        assert_eq!(said[name], value, "{name}");
+    }
 }

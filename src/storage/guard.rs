@@ -24,8 +24,9 @@ use super::{
 };
 use crate::{
     job::{
-        CallName, Failure, Job, JobId, Lane,
+        CallName, Failure, Headers, Job, JobId, Lane,
         failure::{Retry, Verdict},
+        options::NO_HEADERS,
     },
     metrics::{Metrics, OperationResult},
     resilience::{Permit, Refused, Slot},
@@ -43,6 +44,10 @@ pub(super) struct Caller<'a> {
     pub(super) client: &'a Client,
     pub(super) context: &'a CallContext,
     pub(super) job: &'a JobId,
+    /// What all of its requests say.
+    pub(super) headers: &'a Headers,
+    /// Where they say it; another bucket may be another's.
+    pub(super) home: &'a str,
     /// The bucket that it calls, for people.
     bucket: &'a str,
     /// Whether somebody waits for the result.
@@ -55,6 +60,8 @@ impl<'a> Caller<'a> {
         Self {
             answers: job.reply_to.is_some(),
             bucket: job.operation.bucket(),
+            home: job.operation.bucket(),
+            headers: &job.headers,
             ..Self::for_lane(storage, job.operation.name().lane(), &job.id, context)
         }
     }
@@ -71,6 +78,8 @@ impl<'a> Caller<'a> {
             client: storage.clients.of(lane),
             context,
             job,
+            headers: &NO_HEADERS,
+            home: "",
             bucket: "",
             answers: false,
             lane,

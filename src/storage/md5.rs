@@ -4,17 +4,38 @@
 //! of 32 hex digits is the MD5 of an object that was put in one piece, with the encryption that AWS has by
 //! default; some stores have another thing of that form. So one that does not fit is judged by reading the object back.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use md5::{Digest, Md5};
 
 use super::{
-    answer::called, attempt::Attempt, file_threads::off_thread, quirks::Etags,
+    answer::called, attempt::Attempt, file_threads::off_thread, guard::Caller, quirks::Etags,
     service::StorageService,
 };
-use crate::job::{Failure, FailureClass, OperationName, operation::PutObject};
+use crate::job::{
+    Failure, FailureClass, Headers, OperationName,
+    operation::{PutObject, PutOptions},
+    options::{ENCRYPTION, LEGAL_HOLD, LOCK_MODE},
+};
 
 /// Larger bodies are hashed off the async threads.
 const LARGE: usize = 1 << 20;
+
+impl Caller<'_> {
+    /// `Content-MD5` of bytes that are to be locked, as S3 takes those with a checksum only; `None` where the SDK sends
+    /// one of its own, or nothing is locked.
+    pub(super) async fn lock_md5(
+        &self,
+        options: &PutOptions,
+        bytes: &Bytes,
+    ) -> Result<Option<String>, Failure> {
+        let said = |header| options.headers.get(header).is_some();
+        if self.storage.clients.checksums_supported || !(said(LOCK_MODE) || said(LEGAL_HOLD)) {
+            return Ok(None);
+        }
+        Ok(Some(STANDARD.encode(md5_of(bytes.clone()).await?)))
+    }
+}
 
 impl StorageService<'_> {
     /// Fails `unavailable` as `checksum_mismatch` when S3 has other bytes than the put's. `etag` is that of the
@@ -30,12 +51,18 @@ impl StorageService<'_> {
             return Ok(());
         };
         let encryption = attempt.heard().last().encryption;
+        let defaults = &self.0.storage.clients.put_defaults;
+        let said = |headers: &Headers| headers.get(ENCRYPTION).map(str::to_owned);
+        let encryption = encryption
+            .or_else(|| said(&put.options.headers))
+            .or_else(|| said(defaults));
         let is_plain = encryption.is_none_or(|kind| kind == "AES256");
         let seen = quirks.etags(&put.bucket);
         if self.0.storage.clients.checksums_supported || !is_plain || seen == Etags::Other {
             return Ok(());
         }
         let ours = md5_of(put.body.clone()).await?;
+        let ours: String = ours.iter().map(|byte| format!("{byte:02x}")).collect();
         if unquoted(etag).eq_ignore_ascii_case(&ours) {
             quirks.note_etags(&put.bucket, Etags::Md5);
             return Ok(());
@@ -96,12 +123,9 @@ impl StorageService<'_> {
     }
 }
 
-async fn md5_of(bytes: Bytes) -> Result<String, Failure> {
+async fn md5_of(bytes: Bytes) -> Result<[u8; 16], Failure> {
     let is_large = bytes.len() > LARGE;
-    let hash = move || {
-        let digest = Md5::digest(&bytes);
-        Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
-    };
+    let hash = move || Ok(Md5::digest(&bytes).into());
     if is_large {
         off_thread(hash).await
     } else {

@@ -39,6 +39,7 @@ mod reader;
 mod region;
 #[cfg(test)]
 pub(crate) mod respond;
+mod said;
 #[cfg(test)]
 pub(crate) mod script;
 mod service;
@@ -200,7 +201,8 @@ impl Storage {
         most: usize,
     ) -> Option<(DeleteJob, BatchAnswer)> {
         let bucket = job.operation.bucket();
-        if client::check_bucket(bucket).is_err() || !self.quirks.has_multi_delete(bucket) {
+        let is_alone = !job.headers.is_empty() || !self.quirks.has_multi_delete(bucket);
+        if is_alone || client::check_bucket(bucket).is_err() {
             return None;
         }
         DeleteJob::of(job, context).filter(|(job, _)| job.keys() <= most)

@@ -35,7 +35,9 @@ use super::{
     source::{SourceRules, Sources},
 };
 use crate::{
-    job::{Carried, Failure, Job, JobId, Operation, RequestDigest, Timestamp, place::Roots},
+    job::{
+        Carried, Failure, Headers, Job, JobId, Operation, RequestDigest, Timestamp, place::Roots,
+    },
     metrics::Metrics,
     resilience::{CircuitBreaker, CircuitSettings, RetryPolicy, Slots, TokioClock},
 };
@@ -235,6 +237,7 @@ pub(super) fn settings() -> StorageSettings {
         credentials: None,
         copy_whole_up_to: 100,
         require_etag: true,
+        put_defaults: Headers::default(),
     }
 }
 
@@ -410,8 +413,9 @@ impl Stage {
 pub(crate) fn job(operation: Operation) -> Job {
     Job {
         id: JobId::parse("job-1").unwrap(),
-        digest: RequestDigest::of(&operation),
+        digest: RequestDigest::of(&operation, &Headers::default()),
         operation,
+        headers: Headers::default(),
         ignored: Vec::new(),
         reply_to: None,
         correlation_id: None,

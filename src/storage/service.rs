@@ -11,32 +11,14 @@ use aws_sdk_s3::{
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::{Done, ReplyBody, Stop, attempt::Attempt, body::Body, error, guard::Caller, metadata};
+use super::{
+    Done, ReplyBody, Stop, attempt::Attempt, body::Body, error, guard::Caller, metadata, said::Said,
+};
 use crate::job::{
     Failure, FailureClass, JobResult, OperationName, Timestamp,
     message::header,
     operation::{GetObject, HeadObject, PutObject},
 };
-
-/// Sets a put's options on a request that creates an object; each has its own builder with these words.
-macro_rules! with_options {
-    ($request:expr, $options:expr) => {{
-        let options: &$crate::job::operation::PutOptions = $options;
-        let storage_class = options.storage_class.as_deref();
-        let mut request = $request
-            .set_content_type(options.content_type.clone())
-            .set_cache_control(options.cache_control.clone())
-            .set_storage_class(storage_class.map(aws_sdk_s3::types::StorageClass::from));
-        for (name, value) in &options.metadata {
-            request = request.metadata(name, $crate::storage::metadata::written(value));
-        }
-        if !options.tags.is_empty() {
-            request = request.tagging($crate::storage::service::query_string(&options.tags));
-        }
-        request
-    }};
-}
-pub(super) use with_options;
 
 /// Uploads and reads of one job.
 #[derive(Debug)]
@@ -60,12 +42,20 @@ impl StorageService<'_> {
     /// One guarded PUT of checked bytes, in the name of an operation that counts it.
     pub(super) async fn put(&self, name: OperationName, put: &PutObject) -> Result<Stored, Stop> {
         let size = put.body.len() as u64;
+        let md5 = self
+            .0
+            .lock_md5(&put.options, &put.body)
+            .await
+            .map_err(Stop::Failed)?;
+        let md5 = &md5;
         let work = self.0.guarded(name, |attempt| async move {
-            let end = attempt.request(name, self.put_request(put, None)).await;
+            let md5 = md5.clone();
+            let request = self.put_request(put, md5.clone(), None);
+            let end = attempt.request(name, request).await;
             let (etag, version_id) = match end {
                 Ok(stored) => (stored.e_tag, stored.version_id),
                 Err(failure) if put.options.if_none_match && failure.code == EXISTS => {
-                    Box::pin(self.put_before(&attempt, name, put, failure)).await?
+                    Box::pin(self.put_before(&attempt, name, put, md5, failure)).await?
                 }
                 Err(failure) => return Err(failure),
             };
@@ -91,6 +81,7 @@ impl StorageService<'_> {
         attempt: &Attempt<'_>,
         name: OperationName,
         put: &PutObject,
+        md5: Option<String>,
         exists: Failure,
     ) -> Result<(Option<String>, Option<String>), Failure> {
         let placed = Placed {
@@ -103,7 +94,7 @@ impl StorageService<'_> {
         if self.check_md5(attempt, put, etag).await.is_ok() {
             return Ok((head.e_tag, head.version_id));
         }
-        let again = self.put_request(put, head.e_tag);
+        let again = self.put_request(put, md5, head.e_tag);
         let stored = attempt.request(name, again).await?;
         Ok((stored.e_tag, stored.version_id))
     }
@@ -163,25 +154,25 @@ impl StorageService<'_> {
         })
     }
 
-    /// `over`: the `ETag` of the job's own object, which alone may be replaced by a put with `if_none_match`.
+    /// `md5`: of the body, where S3 wants it; `over`: the `ETag` of the job's own object, which alone may be replaced by a put with `if_none_match`.
     fn put_request(
         &self,
         put: &PutObject,
+        md5: Option<String>,
         over: Option<String>,
     ) -> impl Future<Output = PutAnswer> + Send + use<> {
         let options = &put.options;
         let request = self.0.client.put_object();
         let request = request.bucket(&put.bucket).key(&put.key);
         let request = request.body(ByteStream::from(put.body.clone()));
-        let mut request = with_options!(request, options);
+        let mut request = request.set_content_md5(md5);
+        let mut said = Said::of(options, &self.0.storage.clients.put_defaults);
         if options.if_none_match {
             let condition = over.is_none().then(|| "*".to_owned());
-            request = request
-                .set_if_none_match(condition)
-                .set_if_match(over)
-                .metadata(header::JOB, self.0.job.as_str());
+            request = request.set_if_none_match(condition).set_if_match(over);
+            said = said.by(self.0.job);
         }
-        request.customize().send()
+        said.on(request.customize()).send()
     }
 
     /// Second look after a 412: the object, if this job put it there, else `exists` or a failure to look.

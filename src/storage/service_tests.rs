@@ -2,7 +2,11 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    job::{Failure, operation::PutOptions},
+    job::{
+        Failure, Headers,
+        operation::PutOptions,
+        options::{CONTENT_TYPE, STORAGE_CLASS},
+    },
     resilience::circuit_breaker::CircuitState,
     storage::script::{Answer, Stage, job, op},
 };
@@ -35,15 +39,16 @@ async fn a_put_sends_its_bytes_and_options_and_tells_etag_version_and_size() {
         .header("etag", "\"e\"")
         .header("x-amz-version-id", "v1")]);
     let options = PutOptions {
-        content_type: Some("text/plain".to_owned()),
+        headers: Headers::default()
+            .with(CONTENT_TYPE, "text/plain")
+            .with(STORAGE_CLASS, "STANDARD_IA")
+            .with("cache-control", "no-store"),
         metadata: [("owner".to_owned(), "me".to_owned())].into(),
         tags: [
             ("a b".to_owned(), "ä&=".to_owned()),
             ("c".to_owned(), "d".to_owned()),
         ]
         .into(),
-        storage_class: Some("STANDARD_IA".to_owned()),
-        cache_control: Some("no-store".to_owned()),
         ..PutOptions::default()
     };
     let done = stage.run(op::put(options)).await.unwrap();

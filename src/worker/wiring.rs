@@ -41,6 +41,7 @@ pub fn storage_settings(settings: &Settings) -> StorageSettings {
             config::Checksums::WhenRequired => Checksums::WhenRequired,
         },
         require_etag: s3.require_etag,
+        put_defaults: s3.put_defaults.clone(),
         credentials: None,
         copy_whole_up_to: COPY_WHOLE_UP_TO,
     }

@@ -12,7 +12,7 @@ use std::{fs, path::PathBuf};
 use super::*;
 
 /// The table of CONTRACT.md, section 6.
-const CONTRACT: [(&str, &str); 18] = [
+const CONTRACT: [(&str, &str); 19] = [
     (
         "amqp",
         "url prefix topology consumer_timeout connect_timeout heartbeat",
@@ -20,6 +20,10 @@ const CONTRACT: [(&str, &str); 18] = [
     (
         "s3",
         "endpoint region force_path_style attempt_timeout connect_timeout checksums require_etag",
+    ),
+    (
+        "s3.put_defaults",
+        "server_side_encryption key_id bucket_key storage_class",
     ),
     ("ledger", "url retention migrate commit_wait lease"),
     (

@@ -25,11 +25,12 @@ use crate::{
     config::Settings,
     dev::{playground::joined, s3_server::S3Server, worker_process::WorkerProcess},
     job::{
-        JobId, Message, Operation, State, Timestamp,
+        Headers, JobId, Message, Operation, State, Timestamp,
         message::header,
         operation::{
             DeleteObject, DeleteObjects, Destination, GetObject, ListObjects, PutObject, PutOptions,
         },
+        options::{CONTENT_TYPE, NO_HEADERS},
         wire,
     },
     ledger::{self, Ledger},
@@ -367,7 +368,7 @@ pub(super) fn objects(
 
 pub(super) fn put(key: &str, bytes: &Bytes) -> (JobId, Target, Message) {
     let options = PutOptions {
-        content_type: Some(files::content_type(key).to_owned()),
+        headers: Headers::default().with(CONTENT_TYPE, files::content_type(key)),
         ..PutOptions::default()
     };
     let (bucket, key, body) = (BUCKET.to_owned(), key.to_owned(), bytes.clone());
@@ -381,7 +382,7 @@ pub(super) fn put(key: &str, bytes: &Bytes) -> (JobId, Target, Message) {
 
 pub(super) fn job(operation: Operation) -> (JobId, Target, Message) {
     let id = JobId::fresh();
-    let message = wire::encode(&id, &operation, Timestamp::now());
+    let message = wire::encode(&id, &operation, &NO_HEADERS, Timestamp::now());
     (id, Target::Jobs(operation.name().lane()), message)
 }
 

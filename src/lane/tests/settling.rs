@@ -295,11 +295,12 @@ async fn what_the_operator_does_not_allow_is_buried_without_a_call() {
 #[test]
 fn an_allow_list_names_operations_and_every_bucket_that_a_job_touches() {
     use crate::{
-        job::operation::{CopyObject, CopySource, Operation, OperationName},
+        job::operation::{CopyObject, CopySource, Operation, OperationName, PutOptions},
         storage::script::job,
     };
     let copy = |from: &str, to: &str| {
         job(Operation::CopyObject(CopyObject {
+            options: PutOptions::default(),
             bucket: to.to_owned(),
             key: "k".to_owned(),
             source: CopySource {

@@ -20,7 +20,7 @@ use rustix::{
 
 use super::{Reader, Source, SourceIdentity, job_local, shown, too_large};
 use crate::{
-    job::{Failure, FailureClass},
+    job::{Failure, FailureClass, Headers},
     resilience::Buffer,
     storage::{
         beneath,
@@ -64,6 +64,7 @@ impl FileReader {
             offset: 0,
         };
         Ok(Source {
+            content: Headers::default(),
             size: Some(size),
             identity: identity_of(&found),
             reader: Reader::File(reader),

@@ -21,7 +21,7 @@ use url::UrlReader;
 use super::file_threads::FileThreads;
 use crate::{
     job::{
-        Failure, FailureClass,
+        Failure, FailureClass, Headers,
         operation::SourceRef,
         place::{Origins, Refused, Roots},
     },
@@ -111,6 +111,8 @@ pub struct Source {
     pub size: Option<u64>,
     /// What was opened.
     pub identity: SourceIdentity,
+    /// What it says of its content: type and encoding of a URL's.
+    pub content: Headers,
     reader: Reader,
 }
 

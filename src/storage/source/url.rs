@@ -14,7 +14,11 @@ use super::{
     fetch::{Answer, Fetcher, From, SILENCE, timed_out},
     too_large,
 };
-use crate::job::{Failure, FailureClass, place::SourceUrl};
+use crate::job::{
+    Failure, FailureClass, Headers,
+    options::{CONTENT_ENCODING, CONTENT_TYPE},
+    place::SourceUrl,
+};
 
 /// Cuts in a row, each without this much in between, that are borne.
 const MOST_CUTS: u32 = 3;
@@ -56,6 +60,7 @@ impl UrlReader {
             ));
         }
         let (identity, validator) = identity_of(&answer.headers, size);
+        let content = content_of(&answer.headers);
         let reader = Self {
             fetcher,
             url,
@@ -71,6 +76,7 @@ impl UrlReader {
         Ok(Source {
             size,
             identity,
+            content,
             reader: Reader::Url(Box::new(reader)),
         })
     }
@@ -262,6 +268,26 @@ fn parse_range(text: &str) -> Option<(u64, Option<u64>)> {
 
 fn is_strong(validator: &HeaderValue) -> bool {
     validator.as_bytes().starts_with(b"\"")
+}
+
+/// Type and encoding as the origin says them. The bytes are stored as they come, so an encoding stays with them; what no
+/// header of S3's can carry is left out.
+fn content_of(headers: &HeaderMap) -> Headers {
+    let mut content = Headers::default();
+    for name in [CONTENT_TYPE, CONTENT_ENCODING] {
+        let values = headers.get_all(name).iter().map(HeaderValue::to_str);
+        let Ok(values) = values.collect::<Result<Vec<_>, _>>() else {
+            continue;
+        };
+        let value = match name {
+            CONTENT_TYPE => values.first().copied().unwrap_or_default().to_owned(),
+            _ => values.join(", "),
+        };
+        if !value.trim().eq_ignore_ascii_case("identity") {
+            content.set(name, &value.into()).unwrap_or_default();
+        }
+    }
+    content
 }
 
 /// What shows that the source is unchanged, and what `If-Range` takes.

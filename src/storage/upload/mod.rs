@@ -124,6 +124,7 @@ impl UploadService<'_> {
         };
         let opened = self.0.storage.sources.open(&upload.source).await;
         let source = opened.map_err(Stop::Failed)?;
+        let upload = &with_content(upload, &source);
         let settings = self.0.storage.uploads.settings;
         let (part_size, budget) = (settings.part_size, settings.memory_budget);
         match source.size {
@@ -200,4 +201,11 @@ impl UploadService<'_> {
             .put(OperationName::UploadFileobj, &put)
             .await
     }
+}
+
+/// The upload with what its source says of its content, where the job says nothing.
+fn with_content(upload: &UploadFileobj, source: &Source) -> UploadFileobj {
+    let mut upload = upload.clone();
+    upload.options.headers = upload.options.headers.or(&source.content);
+    upload
 }

@@ -21,8 +21,8 @@ use crc_fast::{CrcAlgorithm, checksum_combine};
 
 use super::{UploadService, parts::Sent};
 use crate::{
-    job::{BegunUpload, message::header, operation::UploadFileobj},
-    storage::service::with_options,
+    job::{BegunUpload, operation::UploadFileobj},
+    storage::said::Said,
 };
 
 type Answer<T, E> = Result<T, SdkError<E>>;
@@ -36,15 +36,14 @@ impl UploadService<'_> {
     + Send
     + use<> {
         let request = self.0.client.create_multipart_upload();
-        let request = request.bucket(&upload.bucket).key(&upload.key);
-        let mut request = with_options!(request, &upload.options);
-        request = request.metadata(header::JOB, self.0.job.as_str());
+        let mut request = request.bucket(&upload.bucket).key(&upload.key);
         if self.0.storage.clients.checksums_supported {
             request = request
                 .checksum_algorithm(ChecksumAlgorithm::Crc32)
                 .checksum_type(ChecksumType::FullObject);
         }
-        request.send()
+        let said = Said::of(&upload.options, &self.0.storage.clients.put_defaults);
+        said.by(self.0.job).on(request.customize()).send()
     }
 
     pub(super) fn part_request(
@@ -52,7 +51,7 @@ impl UploadService<'_> {
         begun: &BegunUpload,
         number: u32,
         bytes: Bytes,
-        crc32: Option<u32>,
+        (crc32, md5): (Option<u32>, Option<String>),
     ) -> impl Future<Output = Answer<UploadPartOutput, UploadPartError>> + Send + use<> {
         let clients = &self.0.storage.clients;
         let request = self
@@ -64,6 +63,7 @@ impl UploadService<'_> {
             .upload_id(&begun.upload_id)
             .part_number(signed(number))
             .set_checksum_crc32(crc32.map(base64))
+            .set_content_md5(md5)
             .body(ByteStream::from(bytes))
             .customize();
         if clients.over_tls {

@@ -59,7 +59,7 @@ impl UploadService<'_> {
         begun: &BegunUpload,
     ) -> Result<Stored, Stop> {
         let end = async {
-            let (parts, mut sent) = self.send_parts(parts, begun).await?;
+            let (parts, mut sent) = self.send_parts(upload, parts, begun).await?;
             parts.check_unchanged().await.map_err(Stop::Failed)?;
             let size = parts.size();
             let (digest, finished) = parts.finish();
@@ -82,6 +82,7 @@ impl UploadService<'_> {
 
     async fn send_parts<'p>(
         &self,
+        upload: &UploadFileobj,
         parts: Parts<'p>,
         begun: &BegunUpload,
     ) -> Result<(Parts<'p>, BTreeMap<u32, Sent>), Stop> {
@@ -106,7 +107,7 @@ impl UploadService<'_> {
                     reading = None;
                     match held {
                         Ok(Some(held)) => {
-                            on_their_way.push(self.send_part(begun, held));
+                            on_their_way.push(self.send_part(upload, begun, held));
                             reading = Some(Box::pin(parts.step()));
                         }
                         Ok(None) => read = Some(parts),
@@ -130,16 +131,25 @@ impl UploadService<'_> {
         }
     }
 
-    async fn send_part(&self, begun: &BegunUpload, held: Held) -> (u32, Result<Sent, Stop>) {
+    async fn send_part(
+        &self,
+        upload: &UploadFileobj,
+        begun: &BegunUpload,
+        held: Held,
+    ) -> (u32, Result<Sent, Stop>) {
         let Held { number, bytes } = held;
         let uploads = &self.0.storage.uploads;
         let place = uploads.places.acquire().await;
         let size = bytes.len() as u64;
         let checksums = self.0.storage.clients.checksums_supported;
         let crc32 = checksums.then(|| crc32_of(&bytes));
+        let md5 = match self.0.lock_md5(&upload.options, &bytes).await {
+            Ok(md5) => md5,
+            Err(failure) => return (number, Err(Stop::Failed(failure))),
+        };
         let name = CallName::UploadPart;
         let work = self.0.guarded(name, |attempt| {
-            let request = self.part_request(begun, number, bytes.clone(), crc32);
+            let request = self.part_request(begun, number, bytes.clone(), (crc32, md5.clone()));
             async move {
                 let answer = attempt.request(name, request).await?;
                 answer.e_tag.ok_or_else(|| attempt.heard().unproven("ETag"))

@@ -23,6 +23,7 @@ fn put() -> Operation {
 
 fn copy() -> Operation {
     Operation::CopyObject(CopyObject {
+        options: PutOptions::default(),
         bucket: "b".into(),
         key: "k".into(),
         source: CopySource {

@@ -13,7 +13,9 @@ mod resume;
 pub(in crate::storage) use memory::Memory;
 
 use crate::{
-    job::{FailureClass, JobResult, Operation, operation::PutOptions},
+    job::{
+        FailureClass, Headers, JobResult, Operation, operation::PutOptions, options::CONTENT_TYPE,
+    },
     storage::{
         CallContext, Checksums, Done, LedgerTrouble, Stop, UploadMemory,
         script::{Answer, Stage, keys, op, settings, shared},
@@ -199,7 +201,7 @@ async fn a_large_file_goes_up_in_parts_and_each_step_counts_under_its_own_name()
     let stage = Stage::new([created(), one, two, three, completed(), object(size)]);
     let memory = Memory::default();
     let options = PutOptions {
-        content_type: Some("text/plain".to_owned()),
+        headers: Headers::default().with(CONTENT_TYPE, "text/plain"),
         metadata: [("who".to_owned(), "me".to_owned())].into(),
         tags: [("a".to_owned(), "b".to_owned())].into(),
         sha256: Some(Sha256::digest(&file.bytes).into()),

@@ -1,0 +1,121 @@
+//! A flag for each row of the options that a message may hold (`job/options.rs`): the table says name, rule and help.
+
+use std::sync::LazyLock;
+
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use serde_json::Value;
+
+use crate::job::{
+    Headers,
+    options::{HeaderOption, Kind, OPTIONS, Scope},
+};
+
+/// What an object is given: for what creates one.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ObjectFlags(pub(super) Headers);
+
+/// What all requests of a job say: for every job.
+#[derive(Debug, Clone, Default)]
+pub(super) struct RequestFlags(pub(super) Headers);
+
+const OBJECT: &[Scope] = &[Scope::Content, Scope::Object];
+const REQUEST: &[Scope] = &[Scope::Request];
+
+/// The flags' names, in the order of the rows.
+static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let name = |row: &HeaderOption| {
+        let path = row.path();
+        let path = path.strip_suffix(".type").unwrap_or(&path);
+        path.replace(['.', '_'], "-")
+    };
+    OPTIONS.iter().map(name).collect()
+});
+
+fn rows(scopes: &'static [Scope]) -> impl Iterator<Item = (&'static str, &'static HeaderOption)> {
+    let names = NAMES.iter().map(String::as_str);
+    names
+        .zip(&OPTIONS)
+        .filter(|(_, row)| scopes.contains(&row.scope))
+}
+
+fn augmented(command: Command, scopes: &'static [Scope]) -> Command {
+    rows(scopes).fold(command, |command, (name, row)| {
+        command.arg(arg(name, row).global(row.scope == Scope::Request))
+    })
+}
+
+fn arg(name: &'static str, row: &'static HeaderOption) -> Arg {
+    let help = match row.kind {
+        Kind::OneOf(_) | Kind::Location => format!("{}: {}", row.about, row.rule()),
+        _ => row.about.to_owned(),
+    };
+    let value_name = match row.kind {
+        Kind::Text | Kind::Word => "TEXT",
+        Kind::OneOf(_) => "NAME",
+        Kind::Switch(..) => "true|false",
+        Kind::HttpDate | Kind::Date => "TIME",
+        Kind::Location => "PATH-OR-URL",
+        Kind::Account => "ACCOUNT",
+    };
+    let arg = Arg::new(name).long(name).value_name(value_name).help(help);
+    let arg = arg.value_parser(move |text: &str| {
+        let value = value_of(row, text);
+        match row.read(&value) {
+            Ok(_) => Ok(value),
+            Err(rule) => Err(format!("must be {rule}")),
+        }
+    });
+    match row.kind {
+        // A bare flag means true, and takes no argument away that follows it.
+        Kind::Switch(..) => arg
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true"),
+        _ => arg,
+    }
+}
+
+fn value_of(row: &HeaderOption, text: &str) -> Value {
+    match row.kind {
+        Kind::Switch(..) => text.parse().map_or_else(|_| text.into(), Value::Bool),
+        _ => text.into(),
+    }
+}
+
+fn given(matches: &ArgMatches, scopes: &'static [Scope]) -> Headers {
+    let mut headers = Headers::default();
+    for (name, row) in rows(scopes) {
+        if let Some(value) = matches.get_one::<Value>(name) {
+            headers = headers.with(row.header, value.clone());
+        }
+    }
+    headers
+}
+
+macro_rules! flags {
+    ($name:ident, $scopes:expr) => {
+        impl FromArgMatches for $name {
+            fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+                Ok(Self(given(matches, $scopes)))
+            }
+
+            fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+                *self = Self::from_arg_matches(matches)?;
+                Ok(())
+            }
+        }
+
+        impl Args for $name {
+            fn augment_args(command: Command) -> Command {
+                augmented(command, $scopes)
+            }
+
+            fn augment_args_for_update(command: Command) -> Command {
+                augmented(command, $scopes)
+            }
+        }
+    };
+}
+
+flags!(ObjectFlags, OBJECT);
+flags!(RequestFlags, REQUEST);
