@@ -10,13 +10,15 @@ use bytes::Bytes;
 
 use super::{
     Stop,
+    answer::called,
     attempt::Attempt,
+    checksum::Checksum,
     error,
     service::{StorageService, too_large, unsigned},
     window::Window,
 };
 use crate::{
-    job::{Failure, OperationName, operation::GetObject},
+    job::{Failure, FailureClass, OperationName, operation::GetObject},
     resilience::Held,
 };
 
@@ -82,6 +84,7 @@ impl StorageService<'_> {
         let request = request
             .set_range(get.range.clone())
             .set_version_id(get.version_id.clone());
+        let request = self.asking(get.range.is_none(), request.customize());
         let mut found = attempt.proven(request.send(), error::failure).await?;
         let most = self.0.context.max_reply_bytes;
         let announced = found.content_length.map(|size| unsigned(Some(size)));
@@ -99,6 +102,10 @@ impl StorageService<'_> {
         let Some(mut held) = held else {
             return Ok(Read::NoMemory(need));
         };
+        let mut checksum = match get.range {
+            None => Checksum::of(&found),
+            Some(_) => None,
+        };
         let mut body = std::mem::take(&mut found.body);
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
         let mut came = 0;
@@ -114,6 +121,9 @@ impl StorageService<'_> {
             if bytes.len() as u64 + chunk.len() as u64 > most {
                 return Err(too_large("the object goes on", most));
             }
+            if let Some(checksum) = &mut checksum {
+                checksum.update(&chunk);
+            }
             bytes.extend_from_slice(&chunk);
             if window.is_full() {
                 break;
@@ -123,6 +133,14 @@ impl StorageService<'_> {
             announced.filter(|announced| !window.is_full() && came < *announced)
         {
             return Err(error::cut_short(came, announced));
+        }
+        if let Some(why) = checksum.and_then(Checksum::wrong) {
+            let message = format!("the bytes are not the object's: {why}");
+            return Err(called(
+                FailureClass::Unavailable,
+                "checksum_mismatch",
+                message,
+            ));
         }
         bytes.shrink_to_fit();
         held.shrink_to(with_its_copy(bytes.len() as u64));

@@ -82,3 +82,55 @@ async fn a_long_list_reserves_its_memory_before_it_begins_and_a_short_one_waits_
     assert_eq!(stage.requests(), 1);
     run.await.unwrap();
 }
+
+/// CRC-32 of "hello", as S3 writes it.
+const OF_HELLO: &str = "NhCmhg==";
+
+fn vouched(body: &str, crc32: &str) -> Answer {
+    let answer = Answer::body(200, body).header("content-length", body.len());
+    answer
+        .header("etag", "\"e\"")
+        .header("x-amz-checksum-crc32", crc32)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_holds_only_bytes_that_s3_vouches_for_where_it_has_a_checksum_of_all_of_them() {
+    let stage = Stage::new([vouched("hellx", OF_HELLO), vouched("hello", OF_HELLO)]);
+    let done = stage.run(op::get()).await.unwrap();
+    assert_eq!(done.body.unwrap().bytes, "hello");
+    assert_eq!(stage.requests(), 2);
+    for seen in stage.seen() {
+        assert_eq!(seen.headers["x-amz-checksum-mode"], "ENABLED");
+    }
+
+    let stage = Stage::new([vouched("hellx", OF_HELLO)]);
+    let failure = stage.failure(op::get()).await;
+    assert_eq!(failure.class, FailureClass::Unavailable);
+    assert_eq!(failure.code, "checksum_mismatch", "{failure}");
+    assert_eq!(stage.requests(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn checksums_of_parts_and_ranges_say_nothing_of_a_reply() {
+    for composite in [
+        vouched("hellx", "NhCmhg==-2"),
+        vouched("hellx", OF_HELLO).header("x-amz-checksum-type", "COMPOSITE"),
+    ] {
+        let stage = Stage::new([composite]);
+        stage.run(op::get()).await.unwrap();
+    }
+    let part = Answer::Reply(
+        206,
+        vec![
+            ("content-range", "bytes 0-1/5".to_owned()),
+            ("content-length", "2".to_owned()),
+            ("etag", "\"e\"".to_owned()),
+            ("x-amz-checksum-crc32", OF_HELLO.to_owned()),
+        ],
+        "he".to_owned(),
+    );
+    let stage = Stage::new([part]);
+    stage.run(op::get_range(Some("bytes=0-1"))).await.unwrap();
+    let headers = &stage.seen()[0].headers;
+    assert!(!headers.contains_key("x-amz-checksum-mode"));
+}

@@ -53,7 +53,8 @@ const NO_REGION: &str = "us-east-1";
 /// When the SDK computes and checks checksums that S3 does not insist on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Checksums {
-    /// For AWS itself whenever supported; for a custom endpoint when required, as many stores refuse them.
+    /// Checked whenever there is one. Sent to AWS itself whenever supported; to a custom endpoint when required, as
+    /// many stores refuse them.
     Auto,
     /// Always.
     WhenSupported,
@@ -98,6 +99,8 @@ pub struct Clients {
     pub(super) copy_whole_up_to: u64,
     /// Whether S3 is given checksums that it does not insist on.
     pub(super) checksums_supported: bool,
+    /// Whether S3 is asked for the checksums of objects that are read.
+    pub(super) checks_answers: bool,
     /// Where S3 is looked for, as people may see it.
     pub(super) endpoint: Arc<str>,
     /// Whether S3 is reached over TLS.
@@ -169,21 +172,24 @@ impl Clients {
         let endpoint = endpoint_of(shared, settings);
         let custom = endpoint.is_some();
         let path_style = settings.force_path_style.unwrap_or(custom);
-        let checksums = |variable, profile| match settings.checksums {
-            Checksums::Auto => match said_of_checksums(shared, variable, profile) {
-                Some(said) => said,
-                None if custom => Checksums::WhenRequired,
-                None => Checksums::WhenSupported,
-            },
+        let checksums = |variable, profile, default| match settings.checksums {
+            Checksums::Auto => said_of_checksums(shared, variable, profile).unwrap_or(default),
             explicit => explicit,
         };
         let sent = checksums(
             "AWS_REQUEST_CHECKSUM_CALCULATION",
             "request_checksum_calculation",
+            if custom {
+                Checksums::WhenRequired
+            } else {
+                Checksums::WhenSupported
+            },
         );
+        // To ask for one does no harm: what has none gives none.
         let checked = checksums(
             "AWS_RESPONSE_CHECKSUM_VALIDATION",
             "response_checksum_validation",
+            Checksums::WhenSupported,
         );
         let misconfigured = misconfigured(shared, endpoint.as_deref());
         if let Some(failure) = &misconfigured {
@@ -236,10 +242,8 @@ impl Clients {
                     Checksums::WhenRequired => RequestChecksumCalculation::WhenRequired,
                     _ => RequestChecksumCalculation::WhenSupported,
                 })
-                .response_checksum_validation(match checked {
-                    Checksums::WhenRequired => ResponseChecksumValidation::WhenRequired,
-                    _ => ResponseChecksumValidation::WhenSupported,
-                })
+                // It would check against what is no checksum of these bytes: see `checksum.rs`.
+                .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         };
         Self {
             lanes: Lane::ALL.map(|lane| Client::from_conf(client(lane).build())),
@@ -248,6 +252,7 @@ impl Clients {
             connect_timeout: settings.connect_timeout,
             copy_whole_up_to: settings.copy_whole_up_to,
             checksums_supported: sent != Checksums::WhenRequired,
+            checks_answers: checked != Checksums::WhenRequired,
             endpoint: shown_endpoint(shared, endpoint.as_deref()).into(),
             over_tls: endpoint.is_none_or(|url| url.starts_with("https://")),
             require_etag: settings.require_etag,

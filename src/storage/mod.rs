@@ -11,6 +11,7 @@ mod batch;
 mod beneath;
 mod body;
 pub mod checks;
+mod checksum;
 mod cleanup;
 mod client;
 mod codes;

@@ -19,7 +19,9 @@ async fn every_operation_answers_in_the_contracts_shape() {
 
     let put = json!({"version": 1, "operation": "put_object", "bucket": "b", "key": "d/a.bin",
         "body": {"base64": STANDARD.encode([0u8, 1, 2, 255])}, "content_type": "x/y",
-        "metadata": {"who": "me"}});
+        "metadata": {"who": "me"}, "content_encoding": "gzip", "expires": "2030-03-17T17:46:40Z",
+        "server_side_encryption": {"type": "aws:kms", "key_id": "k"},
+        "object_lock": {"legal_hold": true}, "expected_bucket_owner": stage.s3.account()});
     let report = ask(&stage, Lane::Upload, "put", put).await;
     assert_eq!(report["outcome"], "completed", "{report}");
     assert_eq!(report["result"]["size"], 4);
@@ -29,6 +31,18 @@ async fn every_operation_answers_in_the_contracts_shape() {
         assert!(report[field].is_string(), "{field}: {report}");
     }
     assert_eq!(stage.s3.object("b", "d/a.bin"), Some(vec![0, 1, 2, 255]));
+    let found = stage.client().head_object().bucket("b").key("d/a.bin");
+    let found = found.send().await.unwrap();
+    assert_eq!(found.content_encoding(), Some("gzip"));
+    assert_eq!(
+        found.expires_string(),
+        Some("Sun, 17 Mar 2030 17:46:40 GMT")
+    );
+    assert_eq!(found.ssekms_key_id(), Some("k"));
+    let hold = found
+        .object_lock_legal_hold_status()
+        .map(|hold| hold.as_str());
+    assert_eq!(hold, Some("ON"));
 
     let file = stage.file("source", b"from a file");
     let upload = json!({"version": 1, "operation": "upload_fileobj", "bucket": "b", "key": "u",

@@ -21,6 +21,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use s3s::service::S3Service;
 
 use super::{
+    ACCOUNT,
     call::Call,
     faults::{Fault, Faults, Strike},
     journal::{Journal, Recording},
@@ -102,6 +103,10 @@ impl Front {
                     made_up = Some(response);
                 }
             }
+        }
+        let owner = head.headers.get("x-amz-expected-bucket-owner");
+        if made_up.is_none() && owner.is_some_and(|owner| owner != ACCOUNT) {
+            made_up = Some(with_error(403, "AccessDenied", id));
         }
         let mut response = match made_up {
             Some(response) => {

@@ -8,6 +8,7 @@ mod answer;
 mod call;
 mod faults;
 mod journal;
+mod kept;
 mod receive;
 mod service;
 mod shapes;
@@ -57,6 +58,8 @@ pub use self::{
 
 const ACCESS_KEY: &str = "brigade-dev";
 const SECRET_KEY: &str = "brigade-dev-secret";
+/// The account of the one key.
+const ACCOUNT: &str = "000000000000";
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1_024;
 
@@ -164,6 +167,11 @@ impl S3Server {
     /// Access key and secret key.
     pub fn keys(&self) -> (&str, &str) {
         (ACCESS_KEY, SECRET_KEY)
+    }
+
+    /// The account that all buckets belong to.
+    pub fn account(&self) -> &str {
+        ACCOUNT
     }
 
     /// The keys as the SDK takes them.

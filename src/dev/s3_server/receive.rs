@@ -69,12 +69,15 @@ pub(super) fn digest_of(
     })
 }
 
-/// Receives a body to its end. No body is an empty one.
+/// A checksum of all bytes: the header's name, and its value.
+pub(super) type Whole = Option<(String, String)>;
+
+/// Receives a body to its end, and says which checksum it had. No body is an empty one.
 pub(super) async fn receive(
     mut draft: Draft,
     body: Option<StreamingBlob>,
     mut digest: Digest,
-) -> S3Result<Draft> {
+) -> S3Result<(Draft, Whole)> {
     if let Some(mut body) = body {
         while let Some(bytes) = body.next().await {
             let bytes = bytes
@@ -83,8 +86,19 @@ pub(super) async fn receive(
             draft.push(&bytes).await.map_err(S3Error::internal_error)?;
         }
     }
-    digest.check()?;
-    Ok(draft)
+    let checksum = digest.check()?;
+    Ok((draft, checksum))
+}
+
+/// The checksum of the whole object that completes an upload; the worker's word for it is taken, as its parts are checked.
+pub(super) fn whole_checksum(headers: &HeaderMap) -> Whole {
+    let value = |name: &str| {
+        Some((
+            name.to_owned(),
+            headers.get(name)?.to_str().ok()?.to_owned(),
+        ))
+    };
+    [CRC32, CRC32C, CRC64NVME].into_iter().find_map(value)
 }
 
 impl Digest {
@@ -95,7 +109,7 @@ impl Digest {
         }
     }
 
-    fn check(self) -> S3Result<()> {
+    fn check(self) -> S3Result<Whole> {
         if let Some((expected, md5)) = self.md5
             && expected != md5.finalize()
         {
@@ -109,6 +123,7 @@ impl Digest {
             .and_then(|trailers| trailers.take())
             .unwrap_or_default();
         let found = self.checksums.finalize();
+        let mut whole = None;
         let rows = [
             (CRC32, found.checksum_crc32),
             (CRC32C, found.checksum_crc32c),
@@ -125,7 +140,8 @@ impl Digest {
                     "The {name} you specified did not match what we received."
                 ));
             }
+            whole.get_or_insert((name.to_owned(), found));
         }
-        Ok(())
+        Ok(whole)
     }
 }

@@ -8,9 +8,10 @@ use std::{sync::Arc, time::SystemTime};
 use s3s::{S3, S3Error, S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{
-    receive::{digest_of, receive},
+    kept::{check_lock, said_of_copy},
+    receive::{digest_of, receive, whole_checksum},
     shapes::{
-        MOST_KEYS, RefusedKeys, attributes_of, check_read, content_type, delete_each, encoded,
+        MOST_KEYS, RefusedKeys, attributes_of, check_read, delete_each, encoded, headers_of,
         only_version_null, query, read, shown, source_of, tag_count, tag_set, tags, tags_of,
     },
     store::{After, Attributes, CompletePart, Conditions, Store},
@@ -73,10 +74,14 @@ impl S3 for Service {
 
     async fn put_object(&self, mut req: S3Request<PutObjectInput>) -> Answer<PutObjectOutput> {
         let body = req.input.body.take();
+        check_lock(&req.headers)?;
         let digest = digest_of(&req.headers, req.trailing_headers.take())?;
-        let draft = receive(self.0.draft(), body, digest).await?;
+        let (draft, checksum) = receive(self.0.draft(), body, digest).await?;
         let input = req.input;
-        let attributes = attributes_of!(input);
+        let attributes = Attributes {
+            checksum,
+            ..attributes_of!(&req.headers, input)
+        };
         let conditions = Conditions {
             if_match: input.if_match,
             if_none_match: input.if_none_match,
@@ -109,11 +114,14 @@ impl S3 for Service {
                 .as_ref()
                 .map(MetadataDirective::as_str),
         ) {
-            let tags = attributes.tags;
+            let Attributes { tags, checksum, .. } = attributes;
             attributes = Attributes {
                 tags,
-                ..attributes_of!(input)
+                checksum,
+                ..attributes_of!(&req.headers, input)
             };
+        } else {
+            attributes.headers = said_of_copy(&req.headers, &attributes.headers);
         }
         if replaces(
             input
@@ -123,8 +131,6 @@ impl S3 for Service {
         ) {
             attributes.tags = tags(input.tagging.as_deref())?;
         }
-        // Never the source's: a copy goes to STANDARD unless told otherwise.
-        attributes.storage_class = input.storage_class.map(|class| class.as_str().to_owned());
         let object = self
             .0
             .copy(&source, (&input.bucket, &input.key), attributes)
@@ -162,23 +168,20 @@ impl S3 for Service {
             .await
             .map_err(S3Error::internal_error)?;
         let attributes = object.attributes.clone();
-        answer(GetObjectOutput {
+        let whole = content_range.is_none();
+        let headers = headers_of(&object, whole && input.checksum_mode.is_some());
+        let output = GetObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
             body: Some(body),
-            cache_control: attributes.cache_control,
-            content_disposition: attributes.content_disposition,
-            content_encoding: attributes.content_encoding,
-            content_language: attributes.content_language,
             content_length: i64::try_from(length).ok(),
             content_range,
-            content_type: content_type(attributes.content_type),
             e_tag: Some(object.e_tag()),
             last_modified: Some(object.modified.into()),
             metadata: Some(attributes.metadata.into_iter().collect()),
-            storage_class: attributes.storage_class.map(StorageClass::from),
             tag_count: tag_count(&attributes.tags),
             ..GetObjectOutput::default()
-        })
+        };
+        Ok(S3Response::with_headers(output, headers))
     }
 
     async fn head_object(&self, req: S3Request<HeadObjectInput>) -> Answer<HeadObjectOutput> {
@@ -191,20 +194,16 @@ impl S3 for Service {
             input.if_none_match.as_ref(),
         )?;
         let attributes = object.attributes.clone();
-        answer(HeadObjectOutput {
+        let headers = headers_of(&object, input.checksum_mode.is_some());
+        let output = HeadObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
-            cache_control: attributes.cache_control,
-            content_disposition: attributes.content_disposition,
-            content_encoding: attributes.content_encoding,
-            content_language: attributes.content_language,
             content_length: i64::try_from(object.size).ok(),
-            content_type: content_type(attributes.content_type),
             e_tag: Some(object.e_tag()),
             last_modified: Some(object.modified.into()),
             metadata: Some(attributes.metadata.into_iter().collect()),
-            storage_class: attributes.storage_class.map(StorageClass::from),
             ..HeadObjectOutput::default()
-        })
+        };
+        Ok(S3Response::with_headers(output, headers))
     }
 
     async fn get_object_tagging(
@@ -333,7 +332,7 @@ impl S3 for Service {
         req: S3Request<CreateMultipartUploadInput>,
     ) -> Answer<CreateMultipartUploadOutput> {
         let input = req.input;
-        let attributes = attributes_of!(input);
+        let attributes = attributes_of!(&req.headers, input);
         let id = self
             .0
             .create_upload((&input.bucket, &input.key), attributes)
@@ -349,7 +348,7 @@ impl S3 for Service {
     async fn upload_part(&self, mut req: S3Request<UploadPartInput>) -> Answer<UploadPartOutput> {
         let body = req.input.body.take();
         let digest = digest_of(&req.headers, req.trailing_headers.take())?;
-        let draft = receive(self.0.draft(), body, digest).await?;
+        let (draft, _) = receive(self.0.draft(), body, digest).await?;
         let input = req.input;
         let at = (input.bucket.as_str(), input.key.as_str());
         let part = self
@@ -451,9 +450,10 @@ impl S3 for Service {
             if_none_match: input.if_none_match,
         };
         let at = (input.bucket.as_str(), input.key.as_str());
+        let checksum = whole_checksum(&req.headers);
         let object = self
             .0
-            .complete(at, &input.upload_id, &named, &conditions)
+            .complete(at, &input.upload_id, &named, &conditions, checksum)
             .await?;
         answer(CompleteMultipartUploadOutput {
             e_tag: Some(object.e_tag()),

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, io, ops::Range, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::try_unfold;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use s3s::{
     S3Error, S3ErrorCode, S3Result,
     dto::{
@@ -17,11 +18,10 @@ use tokio::{io::AsyncReadExt, task::spawn_blocking};
 
 use super::{
     call::form_pairs,
+    kept,
     store::{After, DataFile, Object, Page, Query, Store},
 };
 
-/// What S3 calls an object without a content type.
-const DEFAULT_CONTENT_TYPE: &str = "binary/octet-stream";
 /// Bodies up to this size are read at once, larger ones in pieces of this size.
 const PIECE: u64 = 256 * 1024;
 /// A page has no more entries.
@@ -49,17 +49,10 @@ impl RefusedKeys {
 
 /// What an input says about the object; the inputs have these fields alike, but no type in common.
 macro_rules! attributes_of {
-    ($input:ident) => {
+    ($headers:expr, $input:ident) => {
         $crate::dev::s3_server::store::Attributes {
-            content_type: $input.content_type,
-            content_encoding: $input.content_encoding,
-            content_disposition: $input.content_disposition,
-            content_language: $input.content_language,
-            cache_control: $input.cache_control,
-            storage_class: $input
-                .storage_class
-                .as_ref()
-                .map(|class| class.as_str().to_owned()),
+            headers: $crate::dev::s3_server::kept::said($headers),
+            checksum: None,
             metadata: $input.metadata.unwrap_or_default().into_iter().collect(),
             tags: tags($input.tagging.as_deref())?,
         }
@@ -138,8 +131,21 @@ pub(super) fn check_read(
     Ok(())
 }
 
-pub(super) fn content_type(content_type: Option<String>) -> Option<String> {
-    Some(content_type.unwrap_or_else(|| DEFAULT_CONTENT_TYPE.to_owned()))
+/// The headers of an answer that gives the object: what its upload said, and the checksum if that is asked for.
+pub(super) fn headers_of(object: &Object, wants_checksum: bool) -> HeaderMap {
+    let mut headers = kept::given(&object.attributes.headers);
+    if let Some((name, value)) = object
+        .attributes
+        .checksum
+        .as_ref()
+        .filter(|_| wants_checksum)
+        && let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse())
+    {
+        headers.insert(name, value);
+        let whole = HeaderValue::from_static("FULL_OBJECT");
+        headers.insert("x-amz-checksum-type", whole);
+    }
+    headers
 }
 
 pub(super) fn tag_count(tags: &[(String, String)]) -> Option<i32> {

@@ -20,6 +20,8 @@ use std::{
 use s3s::{S3Error, S3Result, dto::ETag, dto::ETagCondition, s3_error};
 use serde::{Deserialize, Serialize};
 
+use super::kept::Kept;
+
 pub(super) use self::{
     file::{DataFile, Draft},
     listing::{After, Page, Query},
@@ -29,12 +31,11 @@ pub(super) use self::{
 /// What an upload says about an object beside its bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Attributes {
-    pub(super) content_type: Option<String>,
-    pub(super) content_encoding: Option<String>,
-    pub(super) content_disposition: Option<String>,
-    pub(super) content_language: Option<String>,
-    pub(super) cache_control: Option<String>,
-    pub(super) storage_class: Option<String>,
+    #[serde(default)]
+    pub(super) headers: Kept,
+    /// A checksum of all bytes that came with them: the header's name, and its value.
+    #[serde(default)]
+    pub(super) checksum: Option<(String, String)>,
     pub(super) metadata: BTreeMap<String, String>,
     pub(super) tags: Vec<(String, String)>,
 }

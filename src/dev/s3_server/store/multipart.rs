@@ -206,11 +206,16 @@ impl Store {
         id: &str,
         named: &[CompletePart],
         conditions: &Conditions,
+        checksum: Option<(String, String)>,
     ) -> S3Result<Arc<Object>> {
         let (parts, attributes) = {
             let mut index = self.index();
             let upload = index.upload(at, id)?;
-            (chosen(&upload.parts, named)?, upload.attributes.clone())
+            let attributes = Attributes {
+                checksum,
+                ..upload.attributes.clone()
+            };
+            (chosen(&upload.parts, named)?, attributes)
         };
         let mut md5 = Md5::new();
         parts.iter().for_each(|part| md5.update(&part.md5));

@@ -18,6 +18,7 @@ use aws_smithy_runtime_api::http::Response;
 use super::*;
 
 mod faults;
+mod kept;
 mod life;
 mod multipart;
 mod objects;

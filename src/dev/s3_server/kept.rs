@@ -1,0 +1,95 @@
+//! What an upload says of its object in headers, and reads give back as it came.
+//!
+//! By name, and not by s3s's types: what is kept is what was sent. Nothing of it has an effect here: there is no
+//! encryption, no website, and a lock locks nothing.
+
+use std::collections::BTreeMap;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use s3s::{S3Result, s3_error};
+
+/// What a copy has from its source, unless it is told otherwise.
+const CONTENT: [&str; 6] = [
+    "content-type",
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "expires",
+];
+/// What each upload and each copy says anew.
+const OF_OBJECT: [&str; 8] = [
+    "x-amz-storage-class",
+    "x-amz-website-redirect-location",
+    "x-amz-server-side-encryption",
+    "x-amz-server-side-encryption-aws-kms-key-id",
+    "x-amz-server-side-encryption-bucket-key-enabled",
+    LOCKS[0],
+    LOCKS[1],
+    LOCKS[2],
+];
+const LOCKS: [&str; 3] = [
+    "x-amz-object-lock-mode",
+    "x-amz-object-lock-retain-until-date",
+    "x-amz-object-lock-legal-hold",
+];
+/// What S3 calls an object without a content type.
+const DEFAULT_CONTENT_TYPE: &str = "binary/octet-stream";
+
+/// Headers of an object by name.
+pub(super) type Kept = BTreeMap<String, String>;
+
+/// All that a request says of its object.
+pub(super) fn said(headers: &HeaderMap) -> Kept {
+    named(headers, &CONTENT)
+        .chain(named(headers, &OF_OBJECT))
+        .collect()
+}
+
+/// What a copy has: all that its request says, or what describes content from its source.
+pub(super) fn said_of_copy(headers: &HeaderMap, source: &Kept) -> Kept {
+    let from_source = CONTENT
+        .into_iter()
+        .filter_map(|name| source.get_key_value(name));
+    let from_source = from_source.map(|(name, value)| (name.clone(), value.clone()));
+    from_source.chain(named(headers, &OF_OBJECT)).collect()
+}
+
+fn named<'h>(
+    headers: &'h HeaderMap,
+    names: &'h [&str],
+) -> impl Iterator<Item = (String, String)> + 'h {
+    names.iter().filter_map(|name| {
+        let value = headers.get(*name)?.to_str().ok()?;
+        (!value.is_empty()).then(|| ((*name).to_owned(), value.to_owned()))
+    })
+}
+
+/// The headers of an answer that gives the object.
+pub(super) fn given(kept: &Kept) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let default = HeaderValue::from_static(DEFAULT_CONTENT_TYPE);
+    headers.insert(http::header::CONTENT_TYPE, default);
+    for (name, value) in kept {
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse()) {
+            headers.insert(name, value);
+        }
+    }
+    headers
+}
+
+/// Refuses what is to be locked without a checksum, as S3 does.
+pub(super) fn check_lock(headers: &HeaderMap) -> S3Result<()> {
+    let locks = LOCKS.iter().any(|name| headers.contains_key(*name));
+    let is_checksum = |name: &HeaderName| {
+        let name = name.as_str();
+        name == "content-md5" || name == "x-amz-trailer" || name.starts_with("x-amz-checksum-")
+    };
+    if locks && !headers.keys().any(is_checksum) {
+        return Err(s3_error!(
+            InvalidRequest,
+            "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters"
+        ));
+    }
+    Ok(())
+}
