@@ -55,6 +55,11 @@ sim: ## look for faults of the engine by machine: SEEDS=N, or SEED=N for the sto
 	export BRIGADE_SIM_SEEDS BRIGADE_SIM_SEED BRIGADE_SIM_THREADS
 	cargo test --locked --features failpoints --lib sim::tests::no_seed_breaks_a_rule -- --nocapture
 
+# ARGS='--dry-run' prints the tables only.
+.PHONY: stores
+stores: ## try every operation and option on S3 stores from PyPI and npm, and write docs/reference/s3-stores.md
+	@scripts/s3-stores $(ARGS)
+
 .PHONY: bench-upload
 bench-upload: ## large uploads beside boto3 and a bare SDK loop, and through kill -9: ARGS='--size 10240 --python VENV/bin/python'
 	@scripts/rabbitmq run -- cargo bench --locked --bench upload -- $(ARGS)

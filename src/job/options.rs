@@ -113,135 +113,28 @@ pub static OPTIONS: [HeaderOption; 17] = {
         }
     }
 
-    [
-        row(
-            (None, "content_type"),
-            CONTENT_TYPE,
-            Content,
-            Text,
-            "MIME type of the object",
-        ),
-        row(
-            (None, "cache_control"),
-            "cache-control",
-            Content,
-            Text,
-            "how caches may keep the object",
-        ),
-        row(
-            (None, "content_disposition"),
-            "content-disposition",
-            Content,
-            Text,
-            "how browsers show or name the object",
-        ),
-        row(
-            (None, "content_encoding"),
-            CONTENT_ENCODING,
-            Content,
-            Text,
-            "how the bytes are encoded, such as gzip; they are stored as they come",
-        ),
-        row(
-            (None, "content_language"),
-            "content-language",
-            Content,
-            Text,
-            "language of the content",
-        ),
-        row(
-            (None, "expires"),
-            "expires",
-            Content,
-            HttpDate,
-            "when caches must ask again",
-        ),
-        row(
-            (None, "storage_class"),
-            STORAGE_CLASS,
-            Object,
-            Word,
-            "storage class, as the store names it",
-        ),
-        row(
-            (None, "acl"),
-            "x-amz-acl",
-            Object,
-            OneOf(&[
-                "private",
-                "public-read",
-                "public-read-write",
-                "authenticated-read",
-                "aws-exec-read",
-                "bucket-owner-read",
-                "bucket-owner-full-control",
-            ]),
-            "canned ACL; S3 refuses it where ACLs are off",
-        ),
-        row(
-            (None, "website_redirect"),
-            "x-amz-website-redirect-location",
-            Object,
-            Location,
-            "where a bucket's website redirects to",
-        ),
-        row(
-            (SSE, "type"),
-            ENCRYPTION,
-            Object,
-            OneOf(&["AES256", "aws:kms", "aws:kms:dsse"]),
-            "encryption by the store",
-        ),
-        row(
-            (SSE, "key_id"),
-            ENCRYPTION_KEY,
-            Object,
-            Word,
-            "id, ARN or alias of the KMS key; with aws:kms and aws:kms:dsse only",
-        ),
-        row(
-            (SSE, "bucket_key"),
-            BUCKET_KEY,
-            Object,
-            Switch("true", "false"),
-            "S3 Bucket Key; with aws:kms only",
-        ),
-        row(
-            (LOCK, "mode"),
-            LOCK_MODE,
-            Object,
-            OneOf(&["GOVERNANCE", "COMPLIANCE"]),
-            "who may lift the lock; with until",
-        ),
-        row(
-            (LOCK, "until"),
-            LOCK_UNTIL,
-            Object,
-            Date,
-            "until when the object is locked; with mode",
-        ),
-        row(
-            (LOCK, "legal_hold"),
-            LEGAL_HOLD,
-            Object,
-            Switch("ON", "OFF"),
-            "lock without an end",
-        ),
-        row(
-            (None, "expected_bucket_owner"),
-            BUCKET_OWNER,
-            Request,
-            Account,
-            "account that must own the bucket; S3 refuses the job's requests otherwise",
-        ),
-        row(
-            (None, "request_payer"),
-            "x-amz-request-payer",
-            Request,
-            OneOf(&["requester"]),
-            "who pays, in a bucket whose requesters do",
-        ),
-    ]
+    // One line each, whatever its length: it is read as a table.
+    #[rustfmt::skip]
+    let rows = [
+        row((None, "content_type"), CONTENT_TYPE, Content, Text, "MIME type of the object"),
+        row((None, "cache_control"), "cache-control", Content, Text, "how caches may keep the object"),
+        row((None, "content_disposition"), "content-disposition", Content, Text, "how browsers show or name the object"),
+        row((None, "content_encoding"), CONTENT_ENCODING, Content, Text, "how the bytes are encoded, such as gzip; they are stored as they come"),
+        row((None, "content_language"), "content-language", Content, Text, "language of the content"),
+        row((None, "expires"), "expires", Content, HttpDate, "when caches must ask again"),
+        row((None, "storage_class"), STORAGE_CLASS, Object, Word, "storage class, as the store names it"),
+        row((None, "acl"), "x-amz-acl", Object, OneOf(&["private", "public-read", "public-read-write", "authenticated-read", "aws-exec-read", "bucket-owner-read", "bucket-owner-full-control"]), "canned ACL; S3 refuses it where ACLs are off"),
+        row((None, "website_redirect"), "x-amz-website-redirect-location", Object, Location, "where a bucket's website redirects to"),
+        row((SSE, "type"), ENCRYPTION, Object, OneOf(&["AES256", "aws:kms", "aws:kms:dsse"]), "encryption by the store"),
+        row((SSE, "key_id"), ENCRYPTION_KEY, Object, Word, "id, ARN or alias of the KMS key; with aws:kms and aws:kms:dsse only"),
+        row((SSE, "bucket_key"), BUCKET_KEY, Object, Switch("true", "false"), "S3 Bucket Key; with aws:kms only"),
+        row((LOCK, "mode"), LOCK_MODE, Object, OneOf(&["GOVERNANCE", "COMPLIANCE"]), "who may lift the lock; with until"),
+        row((LOCK, "until"), LOCK_UNTIL, Object, Date, "until when the object is locked; with mode"),
+        row((LOCK, "legal_hold"), LEGAL_HOLD, Object, Switch("ON", "OFF"), "lock without an end"),
+        row((None, "expected_bucket_owner"), BUCKET_OWNER, Request, Account, "account that must own the bucket; S3 refuses the job's requests otherwise"),
+        row((None, "request_payer"), "x-amz-request-payer", Request, OneOf(&["requester"]), "who pays, in a bucket whose requesters do"),
+    ];
+    rows
 };
 
 impl HeaderOption {

@@ -215,9 +215,11 @@ impl CopyService<'_> {
         self.0.counted(name, &copy.bucket, work).await
     }
 
-    /// The source's tags as a query, if it has any.
+    /// The source's tags as a query, if it has any. Not every store says in a HEAD how many there are; where it does
+    /// not, tags that can't be read are none.
     async fn tags(&self, copy: &CopyObject, found: &Found) -> Result<Option<String>, Stop> {
-        if found.head.tag_count.unwrap_or(0) == 0 {
+        let count = found.head.tag_count;
+        if count == Some(0) {
             return Ok(None);
         }
         let source = &copy.source;
@@ -230,9 +232,15 @@ impl CopyService<'_> {
             let get = get.clone();
             async move { attempt.request(name, get.send()).await }
         });
-        let tagging = self.0.counted(name, &source.bucket, work).await?;
+        let tagging = match self.0.counted(name, &source.bucket, work).await {
+            Err(Stop::Failed(failure)) if count.is_none() && is_no_answer(&failure) => {
+                return Ok(None);
+            }
+            end => end?,
+        };
         let tags = tagging.tag_set.into_iter().map(|tag| (tag.key, tag.value));
-        Ok(Some(query_string(&tags.collect())))
+        let tags = query_string(&tags.collect());
+        Ok((!tags.is_empty()).then_some(tags))
     }
 
     async fn fill(
@@ -344,6 +352,12 @@ impl CopyService<'_> {
     fn patience(&self, size: u64) -> config::Builder {
         config::Builder::new().timeout_config(self.0.storage.clients.timeouts_for(size))
     }
+}
+
+/// Whether the store has no tags, or shows them to nobody.
+fn is_no_answer(failure: &Failure) -> bool {
+    use FailureClass::{Misrouted, Permanent, Unreadable};
+    matches!(failure.class, Permanent | Misrouted | Unreadable)
 }
 
 /// What describes the source's content, where the job says nothing.

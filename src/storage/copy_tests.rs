@@ -35,6 +35,7 @@ fn source(size: u64) -> Answer {
         .header("etag", "\"s\"")
         .header("content-type", "x/y")
         .header("x-amz-meta-who", "me")
+        .header("x-amz-tagging-count", 0)
 }
 
 fn copied() -> Answer {
@@ -371,5 +372,27 @@ async fn a_copy_in_parts_says_the_same_when_it_begins() {
         ("x-amz-meta-brigade-job", "job-1"),
     ] {
         assert_eq!(said[name], value, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tags_are_asked_for_where_a_head_does_not_count_them() {
+    let head = || {
+        Answer::status(200)
+            .header("content-length", 101)
+            .header("etag", "\"s\"")
+    };
+    let tags = "<Tagging><TagSet><Tag><Key>t</Key><Value>1</Value></Tag></TagSet></Tagging>";
+    for (answer, said) in [
+        (Answer::body(200, tags), Some("t=1")),
+        (Answer::body(200, "<Tagging><TagSet/></Tagging>"), None),
+        (Answer::error(403, "AccessDenied"), None),
+        (Answer::error(501, "NotImplemented"), None),
+    ] {
+        let stage = Stage::new([head(), answer, created(), part(1), completed()]);
+        stage.run(copy(None)).await.unwrap();
+        let seen = stage.seen();
+        let tagging = seen[2].headers.get("x-amz-tagging");
+        assert_eq!(tagging.map(String::as_str), said);
     }
 }

@@ -28,6 +28,8 @@ const OF_OBJECT: [&str; 8] = [
     LOCKS[1],
     LOCKS[2],
 ];
+/// How the headers of metadata begin; a copy has it from its source, too.
+const METADATA: &str = "x-amz-meta-";
 const LOCKS: [&str; 3] = [
     "x-amz-object-lock-mode",
     "x-amz-object-lock-retain-until-date",
@@ -41,16 +43,21 @@ pub(super) type Kept = BTreeMap<String, String>;
 
 /// All that a request says of its object.
 pub(super) fn said(headers: &HeaderMap) -> Kept {
+    let metadata = headers
+        .keys()
+        .map(HeaderName::as_str)
+        .filter(|name| name.starts_with(METADATA));
+    let metadata = metadata.collect::<Vec<_>>();
     named(headers, &CONTENT)
         .chain(named(headers, &OF_OBJECT))
+        .chain(named(headers, &metadata))
         .collect()
 }
 
-/// What a copy has: all that its request says, or what describes content from its source.
+/// What a copy has that replaces nothing: what describes content from its source, and all else from its request.
 pub(super) fn said_of_copy(headers: &HeaderMap, source: &Kept) -> Kept {
-    let from_source = CONTENT
-        .into_iter()
-        .filter_map(|name| source.get_key_value(name));
+    let is_copied = |name: &str| CONTENT.contains(&name) || name.starts_with(METADATA);
+    let from_source = source.iter().filter(|(name, _)| is_copied(name));
     let from_source = from_source.map(|(name, value)| (name.clone(), value.clone()));
     from_source.chain(named(headers, &OF_OBJECT)).collect()
 }
@@ -61,7 +68,8 @@ fn named<'h>(
 ) -> impl Iterator<Item = (String, String)> + 'h {
     names.iter().filter_map(|name| {
         let value = headers.get(*name)?.to_str().ok()?;
-        (!value.is_empty()).then(|| ((*name).to_owned(), value.to_owned()))
+        let says = !value.is_empty() || name.starts_with(METADATA);
+        says.then(|| ((*name).to_owned(), value.to_owned()))
     })
 }
 

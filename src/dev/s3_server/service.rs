@@ -167,7 +167,6 @@ impl S3 for Service {
         let body = read(Arc::clone(&object.file), range)
             .await
             .map_err(S3Error::internal_error)?;
-        let attributes = object.attributes.clone();
         let whole = content_range.is_none();
         let headers = headers_of(&object, whole && input.checksum_mode.is_some());
         let output = GetObjectOutput {
@@ -177,8 +176,7 @@ impl S3 for Service {
             content_range,
             e_tag: Some(object.e_tag()),
             last_modified: Some(object.modified.into()),
-            metadata: Some(attributes.metadata.into_iter().collect()),
-            tag_count: tag_count(&attributes.tags),
+            tag_count: tag_count(&object.attributes.tags),
             ..GetObjectOutput::default()
         };
         Ok(S3Response::with_headers(output, headers))
@@ -193,14 +191,12 @@ impl S3 for Service {
             input.if_match.as_ref(),
             input.if_none_match.as_ref(),
         )?;
-        let attributes = object.attributes.clone();
         let headers = headers_of(&object, input.checksum_mode.is_some());
         let output = HeadObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
             content_length: i64::try_from(object.size).ok(),
             e_tag: Some(object.e_tag()),
             last_modified: Some(object.modified.into()),
-            metadata: Some(attributes.metadata.into_iter().collect()),
             ..HeadObjectOutput::default()
         };
         Ok(S3Response::with_headers(output, headers))

@@ -53,7 +53,6 @@ macro_rules! attributes_of {
         $crate::dev::s3_server::store::Attributes {
             headers: $crate::dev::s3_server::kept::said($headers),
             checksum: None,
-            metadata: $input.metadata.unwrap_or_default().into_iter().collect(),
             tags: tags($input.tagging.as_deref())?,
         }
     };

@@ -36,7 +36,6 @@ pub(super) struct Attributes {
     /// A checksum of all bytes that came with them: the header's name, and its value.
     #[serde(default)]
     pub(super) checksum: Option<(String, String)>,
-    pub(super) metadata: BTreeMap<String, String>,
     pub(super) tags: Vec<(String, String)>,
 }
 
