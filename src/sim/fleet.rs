@@ -17,10 +17,11 @@ use crate::{
     broker::Broker,
     config::{self, Settings},
     drain::Stopped,
-    job::Lane,
+    job::{Circuit, Lane},
     lane::{LaneState, PausedBy},
     ledger::Owner,
     metrics::Metrics,
+    resilience::circuit_breaker::CircuitState,
     storage::{Storage, respond},
     worker::{Ground, Worker},
 };
@@ -160,6 +161,7 @@ impl Fleet {
         mark.drains
             .store(true, std::sync::atomic::Ordering::Relaxed);
         mark.say("drains");
+        self.world.state().unrest += 1;
         self.drains.spawn(async move {
             let began = mark.world.now();
             let stopped = tokio::select! {
@@ -181,6 +183,25 @@ impl Fleet {
             }
             mark.let_go();
         });
+    }
+
+    /// How often a delivery may have gone back to its queue, with all that happened.
+    pub(super) fn unrest(&self) -> u64 {
+        let changes = |slot: &Slot| {
+            let states = CircuitState::ALL;
+            let pairs = states.iter().flat_map(|from| states.map(|to| (*from, to)));
+            let counts = pairs.flat_map(|(from, to)| {
+                Circuit::ALL.map(|circuit| {
+                    let labels = [circuit.as_str(), from.as_str(), to.as_str()];
+                    slot.metrics
+                        .circuit_transitions
+                        .with_label_values(&labels)
+                        .get()
+                })
+            });
+            counts.sum::<u64>()
+        };
+        self.world.state().unrest + self.slots.iter().map(changes).sum::<u64>()
     }
 
     /// Waits for all drains.

@@ -36,6 +36,7 @@ impl SimLedger {
         };
         if faults.silent > 0 {
             mark.say(format_args!("{what}: the ledger is silent"));
+            self.failed();
             std::future::pending::<()>().await;
         }
         let mut chance = Chance::of(world.seed, what, world.now().as_millis() as u64);
@@ -78,6 +79,7 @@ impl SimLedger {
 
     fn failed(&self) {
         let now = self.mark.world.now();
+        self.mark.world.state().unrest += 1;
         self.mark.with(|held| held.ledger_failed = Some(now));
     }
 

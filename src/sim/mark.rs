@@ -134,6 +134,7 @@ impl Mark {
         self.say(why);
         self.let_go();
         self.world.state().excuses += 1;
+        self.world.state().unrest += 1;
         // The run is over.
         drop(self.world.ends.send((self.number, why.to_owned())));
     }

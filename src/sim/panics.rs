@@ -42,6 +42,11 @@ pub(super) fn any() -> bool {
     TEXTS.with_borrow(|texts| !texts.is_empty())
 }
 
+/// How many.
+pub(super) fn count() -> u64 {
+    TEXTS.with_borrow(|texts| texts.len() as u64)
+}
+
 /// The next task that reaches the point panics.
 pub(super) fn arm(point: &'static str) {
     #[cfg(feature = "failpoints")]

@@ -312,6 +312,14 @@ impl Run<'_> {
             if is_dead && letters == 0 {
                 world.broken("lost", format!("{} is dead and has no letter", job.id));
             }
+            let most = 3 + self.fleet.unrest() + panics::count();
+            if facts.requeues > most {
+                let text = format!(
+                    "{} went back {} times, for {most} reasons",
+                    job.id, facts.requeues
+                );
+                world.broken("deliveries", text);
+            }
             let excuses = world.state().excuses + facts.unanswered + facts.replays;
             if facts.effects > 1 + excuses && job.what != What::PutOnce {
                 let text = format!("{} had {} effects", job.id, facts.effects);

@@ -66,6 +66,8 @@ pub(super) struct State {
     pub(super) calm_since: BTreeMap<Lane, Duration>,
     /// When leases ran out against the rules.
     pub(super) leases_ran_out: Option<Duration>,
+    /// Things that may send a delivery back, but for changes of circuits.
+    pub(super) unrest: u64,
     /// Things that may make a call to S3 happen twice.
     pub(super) excuses: u64,
     at: Duration,
