@@ -341,9 +341,15 @@ impl Ledger for MemoryLedger {
             return Err(refusal(id));
         }
         let until = shared.now().plus(self.lease);
-        let renew = |one| {
-            let row = shared.held(one, State::Running);
-            row.map(|row| row.leased_until = Some(until)).is_some()
+        let renew = |one: &(JobId, Fence)| {
+            let Some(row) = shared.held(one, State::Running) else {
+                return false;
+            };
+            row.leased_until = Some(until);
+            if let Some(kept) = shared.rows.get_mut(&one.0) {
+                kept.record.leased_until = Some(until);
+            }
+            true
         };
         Ok(held.iter().map(renew).collect())
     }

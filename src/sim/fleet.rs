@@ -40,6 +40,8 @@ pub(super) struct Slot {
     worker: Option<Worker>,
     /// States that were seen last, by lane and circuit.
     states: BTreeMap<String, (String, Duration)>,
+    /// When a lane's queue was last seen empty.
+    empty_at: BTreeMap<Lane, Duration>,
 }
 
 /// See the module.
@@ -128,6 +130,7 @@ impl Fleet {
             storage,
             worker: Some(worker),
             states: BTreeMap::new(),
+            empty_at: BTreeMap::new(),
         });
     }
 
@@ -313,6 +316,9 @@ impl Slot {
                 let text = format!("{} shows {gauge} while {lane} is {state:?}", mark.name);
                 world.broken("metrics", text);
             }
+            if world.broker.ready(&world.names.lane_queue(lane)).is_empty() {
+                self.empty_at.insert(lane, world.now());
+            }
             self.check_lane(world, knobs, lane, &state);
         }
     }
@@ -352,7 +358,8 @@ impl Slot {
         let bound = Duration::from_millis(knobs.open_max * 12 / 10) + Duration::from_secs(180);
         let queue = world.names.lane_queue(lane);
         let last = mark.with(|held| held.last_delivery.get(&lane).copied());
-        let idle_since = last.unwrap_or_default().max(calm);
+        let empty_at = self.empty_at.get(&lane).copied().unwrap_or_default();
+        let idle_since = last.unwrap_or_default().max(calm).max(empty_at);
         let is_idle = now.saturating_sub(idle_since) > bound && mark.broker.unsettled(&queue) == 0;
         if is_idle && !world.broker.ready(&queue).is_empty() {
             let text = format!("{} takes nothing of {lane}: {state:?}", mark.name);

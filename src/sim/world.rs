@@ -152,6 +152,14 @@ impl World {
         let text = text.to_string();
         let now = self.now().as_secs_f64();
         let mut state = self.state();
+        // What goes on being so is said once.
+        if state
+            .broken
+            .iter()
+            .any(|it| it.rule == rule && it.text == text)
+        {
+            return;
+        }
         state
             .trace
             .push(format!("{now:>10.3} s  {:<9} {rule}: {text}", "BROKEN"));

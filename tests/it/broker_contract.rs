@@ -31,6 +31,8 @@ macro_rules! promises {
 
 promises! {
     prefetch_bounds_what_is_unsettled
+    a_new_consumer_has_a_full_window_whatever_is_unsettled
+    what_a_deleted_queue_had_handed_out_is_settled_without_a_word
     an_acked_delivery_is_gone
     a_cancel_hands_back_what_was_buffered_and_it_can_still_be_acked
     a_requeue_after_a_cancel_goes_to_the_next_consumer_and_says_so
@@ -63,6 +65,46 @@ async fn prefetch_bounds_what_is_unsettled(subject: Subject) {
     // Had more been handed over, it would be in the stream by now.
     assert_eq!(subscription.cancel().await.len(), 0);
     assert_eq!(subject.until_ready(2).await.len(), 2);
+}
+
+async fn a_new_consumer_has_a_full_window_whatever_is_unsettled(subject: Subject) {
+    for id in ["1", "2", "3", "4"] {
+        subject.publish(id).await;
+    }
+    let mut subscription = subject.subscribe(2).await;
+    let held = [
+        next(&mut *subscription).await,
+        next(&mut *subscription).await,
+    ];
+    assert_eq!(subscription.cancel().await.len(), 0);
+    let mut subscription = subject.subscribe(2).await;
+    for expected in ["3", "4"] {
+        let delivery = next(&mut *subscription).await;
+        assert_eq!((id(&delivery), delivery.redelivered), (expected, false));
+        delivery.acker.ack().await.unwrap();
+    }
+    for delivery in held {
+        delivery.acker.ack().await.unwrap();
+    }
+    subject.until_ready(0).await;
+    assert_eq!(subscription.cancel().await.len(), 0);
+}
+
+async fn what_a_deleted_queue_had_handed_out_is_settled_without_a_word(subject: Subject) {
+    for id in ["1", "2"] {
+        subject.publish(id).await;
+    }
+    let mut subscription = subject.subscribe(2).await;
+    let first = next(&mut *subscription).await;
+    let second = next(&mut *subscription).await;
+    subject
+        .probe
+        .delete_queue(&subject.names.lane_queue(LANE))
+        .await;
+    assert_eq!(ended(&mut *subscription).await, Ended::Cancelled);
+    assert!(!first.acker.is_stale());
+    first.acker.ack().await.unwrap();
+    second.acker.requeue().await.unwrap();
 }
 
 async fn an_acked_delivery_is_gone(subject: Subject) {

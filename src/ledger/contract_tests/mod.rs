@@ -307,7 +307,10 @@ pub(super) async fn a_renewed_lease_holds(database: &impl TestDatabase) {
     for _ in 0..3 {
         database.pass(LEASE - Duration::from_secs(5)).await;
         let held = [(id("unknown"), Fence(1)), (id("j"), taken.fence)];
+        let shown = async || a.get(&id("j")).await.unwrap().unwrap().leased_until;
+        let before = shown().await;
         assert_eq!(a.renew(&held).await.unwrap(), [false, true]);
+        assert!(shown().await > before, "the row shows the new lease");
     }
     assert_eq!(claim(&b, request("j")).await, Claim::LeasedElsewhere);
     record(&a, ending("j", taken, State::Completed)).await;
