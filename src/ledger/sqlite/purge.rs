@@ -6,14 +6,14 @@ use super::SqliteLedger;
 use crate::job::Timestamp;
 
 pub(super) const FINISHED: &str = "\
-    delete from jobs where id in \
-        (select id from jobs where finished_at < $1 order by finished_at limit $2)";
+    delete from jobs where rowid in \
+        (select rowid from jobs where finished_at < $1 order by finished_at limit $2)";
 
 /// A `delete_prefix` keeps its row: its message need not say when it was enqueued, and were it to come after all, it
 /// would delete what was written meanwhile.
 pub(super) const LOST: &str = "\
-    delete from jobs where id in \
-        (select id from jobs where state in ('running', 'retrying', 'requeued', 'interrupted') \
+    delete from jobs where rowid in \
+        (select rowid from jobs where state in ('running', 'retrying', 'requeued', 'interrupted') \
             and enqueued_at < $1 and leased_until < $1 and operation <> 'delete_prefix' limit $2)";
 
 /// Deletes at most `limit` rows by one of the statements; says how many went.

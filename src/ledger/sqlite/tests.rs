@@ -146,7 +146,7 @@ async fn a_purge_reads_no_more_than_the_old_end_of_an_index() {
     for (sql, expected) in [
         (
             purge::FINISHED,
-            "SEARCH jobs USING INDEX jobs_by_finish (finished_at<?)",
+            "SEARCH jobs USING COVERING INDEX jobs_by_finish (finished_at<?)",
         ),
         (
             purge::LOST,

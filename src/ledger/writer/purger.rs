@@ -20,13 +20,15 @@ use crate::{
 /// The time for a slice: the least between two batches, and beside them.
 const SLICE: Duration = Duration::from_millis(2);
 const SLICE_APART: Duration = Duration::from_millis(10);
-/// The time for one between two batches that are large: half of what it waited for its turn, at most this. So it keeps
-/// up with a writer that has no pauses.
-const SLICE_MOST: Duration = Duration::from_millis(50);
+/// The time for a slice between two batches that are slow: what it waited for its turn, at most this. So it keeps up
+/// with a writer that has no pauses, and takes no more of the time than the writer.
+const SLICE_MOST: Duration = Duration::from_millis(200);
 /// Rows in a slice: before anything is measured, at least, at most.
 const ROWS_FIRST: u32 = 50;
 const ROWS_LEAST: u32 = 16;
-const ROWS_MOST: u32 = 1_000;
+const ROWS_MOST: u32 = 4_000;
+/// The least wait after a slice, which lets others write.
+const PAUSE: Duration = Duration::from_millis(1);
 /// The wait after a slice that found some rows, but not as many as it might have taken.
 const SOON: Duration = Duration::from_millis(100);
 /// The wait after one that found none: a tenth of the retention within these bounds.
@@ -94,7 +96,7 @@ impl Purger {
             true => (None, SLICE_APART),
             false => {
                 let turn = self.turn.lock().await;
-                (Some(turn), (asked.elapsed() / 2).clamp(SLICE, SLICE_MOST))
+                (Some(turn), asked.elapsed().clamp(SLICE, SLICE_MOST))
             }
         };
         let rows = self.rows(time);
@@ -128,8 +130,9 @@ impl Purger {
             self.row = Some(self.row.map_or(row, |before| (before * 3 + row) / 4));
         }
         match purged {
-            // No more than half of the time, however much there is.
-            _ if is_full => took.max(Duration::from_millis(1)),
+            // No more than half of the time, however much there is. Between batches the turns see to that.
+            _ if is_full && self.ledger.purges_apart() => took.max(PAUSE),
+            _ if is_full => PAUSE,
             0 => self.idle(),
             _ => SOON,
         }

@@ -50,6 +50,22 @@ async fn a_backlog_is_worked_off_beside_what_ends_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_purge_keeps_up_on_a_slow_disk_beside_a_writer_that_never_rests() {
+    let ledger = Scripted::new();
+    ledger.set(|faults| faults.batch = Duration::from_millis(60));
+    let writer = forgetful(&ledger);
+    ending_at(&ledger, 5_000);
+    ledger.set(|faults| faults.row = 3 * ROW);
+    let busy = async {
+        for number in 0.. {
+            take(&writer, &format!("j{number}")).await;
+        }
+    };
+    assert!(timeout(2 * MINUTE, busy).await.is_err());
+    assert!(ledger.due() < 2_500, "{} rows are due", ledger.due());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_claim_waits_for_one_slice_at_most_and_beside_it_for_none() {
     for (apart, most) in [(false, 4), (true, 0)] {
         let ledger = Scripted::new();

@@ -40,6 +40,8 @@ pub(super) struct Faults {
     pub(super) backlog: u64,
     pub(super) purged: u64,
     pub(super) purges_apart: bool,
+    /// What a batch takes.
+    pub(super) batch: Duration,
 }
 
 pub(super) const OPEN: usize = 1_000_000;
@@ -79,6 +81,10 @@ impl Scripted {
             .fold(what.to_owned(), |log, id| format!("{log} {id}"));
         self.log.lock().unwrap().push(ids.clone());
         self.gate.acquire().await.unwrap().forget();
+        let batch = self.faults.lock().unwrap().batch;
+        if what != "purge" && !batch.is_zero() {
+            sleep(batch).await;
+        }
         if self.faults.lock().unwrap().hangs {
             std::future::pending::<()>().await;
         }
