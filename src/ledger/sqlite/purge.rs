@@ -26,6 +26,6 @@ pub(super) async fn purge(
     let purge = sqlx::query(sql)
         .bind(Timestamp::now().minus(retention).as_micros())
         .bind(i64::from(limit));
-    let purged = purge.execute(&ledger.writer).await?;
+    let purged = purge.execute(&ledger.purger).await?;
     Ok(purged.rows_affected())
 }

@@ -1,5 +1,7 @@
 //! The purger on a ledger in which jobs end at a steady rate and a deletion takes its time, on paused time.
 
+use tokio::time::timeout;
+
 use super::*;
 
 /// What a row takes to delete: SQLite's measured cost, generously.
