@@ -75,6 +75,7 @@ impl Losses {
                 }
             };
             tokio::select! {
+                biased;
                 () = later => {}
                 () = self.more.notified() => {}
             }

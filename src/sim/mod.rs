@@ -21,6 +21,7 @@ mod search;
 mod shrink;
 mod store;
 mod tests;
+mod theme;
 mod world;
 
 /// The queue that replies go to.

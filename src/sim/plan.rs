@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{
     chance::Chance,
     fault::{Fault, QueueOf, Refusal, Side, Weather},
+    theme::Theme,
 };
 use crate::{
     job::{Circuit, Lane},
@@ -142,15 +143,21 @@ impl Plan {
     /// The schedule of a seed.
     pub(super) fn of(seed: u64) -> Self {
         let mut chance = Chance::of(seed, "plan", 0);
-        let knobs = Knobs::draw(&mut chance);
+        let theme = Theme::draw(&mut chance);
+        let mut knobs = Knobs::draw(&mut chance);
+        theme.tune(&mut knobs, &mut chance);
         let horizon = 1000 * chance.between(20, 300);
         let mut plan = Self {
             seed,
-            jobs: jobs(&mut chance, &knobs, horizon),
+            jobs: jobs(&mut chance, &knobs, theme, horizon),
             events: Vec::new(),
             knobs,
             horizon,
         };
+        for fault in theme.faults(&plan.knobs, &mut chance) {
+            let at = chance.between(0, 20_000);
+            plan.events.push(Event { at, fault });
+        }
         let count = chance.pick(&[0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 8]);
         for _ in 0..count {
             let at = chance.between(0, horizon);
@@ -267,9 +274,14 @@ impl Knobs {
     }
 }
 
-fn jobs(chance: &mut Chance, knobs: &Knobs, horizon: u64) -> Vec<JobPlan> {
-    let count = chance.pick(&[1, 2, 3, 5, 8, 12, 20, 30]);
-    let burst = chance.permille(500);
+fn jobs(chance: &mut Chance, knobs: &Knobs, theme: Theme, horizon: u64) -> Vec<JobPlan> {
+    let (count, burst) = match theme {
+        Theme::Backlog => (30, true),
+        _ => (
+            chance.pick(&[1, 2, 3, 5, 8, 12, 20, 30]),
+            chance.permille(500),
+        ),
+    };
     let job = |number: u64, chance: &mut Chance| {
         let lane = chance.pick(&knobs.lanes);
         let what = match lane {

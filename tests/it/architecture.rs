@@ -159,6 +159,37 @@ fn every_module_imports_only_what_the_architecture_allows() {
     );
 }
 
+/// Where chance would decide, a simulation would not repeat: `select!` must be `biased`, and `watch` our own.
+#[test]
+fn nothing_on_the_way_of_a_job_is_left_to_tokios_chance() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut wrong = Vec::new();
+    for folder in [
+        "lane",
+        "ledger/writer",
+        "worker",
+        "storage",
+        "broker/memory",
+        "resilience",
+    ] {
+        let mut files = Vec::new();
+        sources(&root.join(folder), &mut files);
+        for file in files {
+            let code = code(&std::fs::read_to_string(&file).unwrap());
+            let mut selects = code.split("select! {").skip(1);
+            if selects.any(|body| !body.trim_start().starts_with("biased;")) {
+                wrong.push(format!("{}: a select! that is not biased", file.display()));
+            }
+            let groups = code.split("sync::{").skip(1);
+            let mut groups = groups.filter_map(|rest| rest.split('}').next());
+            if code.contains("sync::watch") || groups.any(|group| group.contains("watch")) {
+                wrong.push(format!("{}: Tokio's watch", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn no_source_file_is_longer_than_500_lines() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
