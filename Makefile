@@ -31,7 +31,7 @@ test: ## everything that is checked: format, lints, dependencies, all tests agai
 	scripts/chart check
 	echo "Linting (about 4 minutes the first time)…"
 	cargo clippy --locked --all-targets --features failpoints -- -D warnings
-	cargo clippy --locked --test drill --features failpoints -- -D warnings
+	cargo clippy --locked --test drill --test stores --features failpoints -- -D warnings
 	scripts/prometheus install >/dev/null
 	echo "Testing (builds for about 5 minutes the first time)…"
 	scripts/postgres run -- scripts/rabbitmq run -- cargo test --locked --features failpoints -- --test-threads 6
@@ -57,7 +57,7 @@ sim: ## look for faults of the engine by machine: SEEDS=N, or SEED=N for the sto
 
 # ARGS='--dry-run' prints the tables only.
 .PHONY: stores
-stores: ## try every operation and option on S3 stores from PyPI and npm, and write docs/reference/s3-stores.md
+stores: ## try every operation and option on S3 stores from PyPI, npm and Debian, and write docs/reference/s3-stores.md
 	@scripts/s3-stores $(ARGS)
 
 .PHONY: bench-upload

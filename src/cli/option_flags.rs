@@ -119,3 +119,44 @@ macro_rules! flags {
 
 flags!(ObjectFlags, OBJECT);
 flags!(RequestFlags, REQUEST);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(arguments: &[&str]) -> Result<Headers, String> {
+        let command = ObjectFlags::augment_args(Command::new("put"));
+        let command = command.arg(Arg::new("object"));
+        let matches = command.try_get_matches_from([&["put"], arguments].concat());
+        let matches = matches.map_err(|error| error.to_string())?;
+        Ok(ObjectFlags::from_arg_matches(&matches).unwrap().0)
+    }
+
+    #[test]
+    fn each_option_of_an_object_has_a_flag() {
+        let given = headers(&[
+            "--content-encoding",
+            "gzip",
+            "--server-side-encryption",
+            "aws:kms",
+            "--server-side-encryption-key-id=k",
+            "--object-lock-legal-hold",
+            "s3://b/k",
+            "--server-side-encryption-bucket-key=false",
+        ]);
+        let expected = Headers::default()
+            .with("content-encoding", "gzip")
+            .with("x-amz-server-side-encryption", "aws:kms")
+            .with("x-amz-server-side-encryption-aws-kms-key-id", "k")
+            .with("x-amz-object-lock-legal-hold", true)
+            .with("x-amz-server-side-encryption-bucket-key-enabled", false);
+        assert_eq!(given, Ok(expected));
+        assert_eq!(rows(OBJECT).count() + rows(REQUEST).count(), OPTIONS.len());
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_before_anything_is_sent() {
+        let why = headers(&["--acl", "public"]).unwrap_err();
+        assert!(why.contains("must be private, public-read,"), "{why}");
+    }
+}

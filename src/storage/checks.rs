@@ -19,8 +19,10 @@ use aws_sdk_s3::{
     types::ExpirationStatus,
 };
 
-use super::{Clients, answer::Heard, client::check_bucket, error::failure, proof::Proof};
-use crate::job::{Failure, FailureClass, Lane, Timestamp};
+use super::{
+    Clients, answer::Heard, client::check_bucket, error::failure, proof::Proof, said::Said,
+};
+use crate::job::{Failure, FailureClass, Lane, Timestamp, operation::PutOptions};
 
 /// A class of operations, by what a lane needs of the bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,6 +180,9 @@ impl Checker<'_> {
         let call = self.clients.of(Lane::Upload).put_object();
         let body = ByteStream::from_static(b"brigade doctor was here");
         let call = call.bucket(self.bucket).key(key).body(body);
+        // A bucket may take only what is encrypted as the operator says.
+        let said = Said::of(&PutOptions::default(), &self.clients.put_defaults);
+        let call = said.on(call.customize());
         self.in_time(self.proven(call.send())).await
     }
 

@@ -131,6 +131,7 @@ impl CopyService<'_> {
     }
 
     async fn whole(&self, copy: &CopyObject, found: &Found) -> Result<Copied, Stop> {
+        let said = self.said(copy, found).await?;
         let name = OperationName::CopyObject;
         let work = self.0.guarded(name, |attempt| {
             let request = self.0.client.copy_object();
@@ -141,7 +142,7 @@ impl CopyService<'_> {
                 .set_copy_source_if_match(found.etag.clone())
                 .customize()
                 .config_override(self.patience(found.size));
-            let request = self.said(copy, &found.head).on(request);
+            let request = said.clone().on(request);
             async move {
                 let copied = attempt.request(name, request.send()).await;
                 let copied = copied.map_err(of_source)?;
@@ -153,19 +154,24 @@ impl CopyService<'_> {
     }
 
     /// Of a copy in one call. S3 copies what describes the content, or takes all of it anew: so what the job leaves
-    /// unsaid is said again.
-    fn said(&self, copy: &CopyObject, source: &HeadObjectOutput) -> Said {
+    /// unsaid is said again, the tags too: not every store copies them then.
+    async fn said(&self, copy: &CopyObject, found: &Found) -> Result<Said, Stop> {
         let options = &copy.options;
         let mut said = Said::of(options, &self.0.storage.clients.put_defaults);
         let mut headers = options.headers.iter();
+        let mut tagged = !options.tags.is_empty();
         if !options.metadata.is_empty() || headers.any(|(row, _)| row.scope == Scope::Content) {
             said.add("x-amz-metadata-directive", "REPLACE".to_owned());
-            add_content(&mut said, copy, source);
+            add_content(&mut said, copy, &found.head);
+            if !tagged && let Some(tags) = self.tags(copy, found).await? {
+                said.add("x-amz-tagging", tags);
+                tagged = true;
+            }
         }
-        if !options.tags.is_empty() {
+        if tagged {
             said.add("x-amz-tagging-directive", "REPLACE".to_owned());
         }
-        said
+        Ok(said)
     }
 
     async fn in_parts(&self, copy: &CopyObject, found: &Found) -> Result<Copied, Stop> {

@@ -396,3 +396,27 @@ async fn tags_are_asked_for_where_a_head_does_not_count_them() {
         assert_eq!(tagging.map(String::as_str), said);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn tags_are_said_again_with_the_rest() {
+    let tags = "<Tagging><TagSet><Tag><Key>t</Key><Value>1</Value></Tag></TagSet></Tagging>";
+    let options = PutOptions {
+        headers: Headers::default().with("content-language", "en"),
+        ..PutOptions::default()
+    };
+    let head = described().header("x-amz-tagging-count", 1);
+    let stage = Stage::new([head, Answer::body(200, tags), copied()]);
+    stage.run(copy_with(None, options)).await.unwrap();
+    let said = stage.seen()[2].headers.clone();
+    assert_eq!(said["x-amz-tagging"], "t=1");
+    assert_eq!(said["x-amz-tagging-directive"], "REPLACE");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_is_copied_says_that_it_has_no_body() {
+    let stage = Stage::new([source(101), created(), part(1), completed()]);
+    stage.run(copy(None)).await.unwrap();
+    let seen = stage.seen();
+    assert_eq!(seen[2].headers["content-length"], "0");
+    assert!(seen[2].headers["authorization"].contains("content-length"));
+}

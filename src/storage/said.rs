@@ -115,7 +115,8 @@ pub(super) async fn saying<F: Future>(headers: &Headers, bucket: &str, request: 
     OF_JOB.scope(Arc::new(of_job), request).await
 }
 
-/// Sets what the job says that a request is made for; see [`saying`].
+/// Sets what the job says that a request is made for, see [`saying`]; and that a body is empty, which the SDK leaves
+/// to be guessed.
 #[derive(Debug)]
 pub(super) struct JobHeaders;
 
@@ -131,6 +132,12 @@ impl Intercept for JobHeaders {
         _: &RuntimeComponents,
         cfg: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        let request = context.request_mut();
+        let may_have_body = matches!(request.method(), "PUT" | "POST");
+        if may_have_body && request.body().content_length() == Some(0) {
+            // Ceph refuses a part that is copied without it.
+            request.headers_mut().try_insert("content-length", "0")?;
+        }
         let Ok(of_job) = OF_JOB.try_with(Arc::clone) else {
             return Ok(());
         };

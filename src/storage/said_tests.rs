@@ -294,3 +294,34 @@ async fn the_origin_of_a_conditional_put_is_still_known_beside_its_options() {
     assert_eq!(put["if-none-match"], "*");
     assert_eq!(put["x-amz-meta-brigade-job"], "job-1");
 }
+
+#[tokio::test(start_paused = true)]
+async fn doctor_puts_what_a_job_would_put() {
+    let mut settings = settings();
+    settings.put_defaults = Headers::default().with(ENCRYPTION, "AES256");
+    let stage = Stage::with([Answer::status(200)], &settings, &shared(keys()));
+    let minute = std::time::Duration::from_secs(60);
+    crate::storage::checks::check(&stage.storage.clients, "b", minute).await;
+    let seen = stage.seen();
+    let put = seen.iter().find(|seen| seen.method == "PUT").unwrap();
+    assert_eq!(put.headers[ENCRYPTION], "AES256");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sweeper_pays_for_an_abort_that_is_denied_otherwise() {
+    let denied = Answer::error(403, "AccessDenied");
+    let gone = Answer::error(404, "NoSuchUpload");
+    let stage = Stage::new([denied.clone(), Answer::status(204), gone]);
+    let calls = std::sync::atomic::AtomicU32::new(0);
+    let abort = || stage.storage.abort_upload(("b", "k"), "u1", &calls);
+    abort().await.unwrap();
+    let [free, paid, look] = stage.seen().try_into().unwrap();
+    assert!(!free.headers.contains_key(PAYER));
+    assert_eq!(paid.headers[PAYER], "requester");
+    assert_eq!(look.headers[PAYER], "requester");
+
+    let stage = Stage::new([denied]);
+    let abort = stage.storage.abort_upload(("b", "k"), "u1", &calls);
+    assert_eq!(abort.await.unwrap_err().code, "AccessDenied");
+    assert_eq!(stage.requests(), 2);
+}

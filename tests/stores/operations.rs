@@ -195,6 +195,7 @@ async fn changed(store: &Store) -> End {
     match kept {
         [true, true, true, true] => End::Yes,
         [false, ..] => End::Ignored,
+        [true, true, true, false] => End::Odd("loses tags".to_owned()),
         _ => End::Odd("loses others".to_owned()),
     }
 }

@@ -20,14 +20,14 @@ use bucket_brigade::{
         wire::{self, Rules},
     },
     metrics::Metrics,
-    resilience::RetryPolicy,
+    resilience::{RetryPolicy, Slots},
     storage::{
         CallContext, Checksums, Clients, Done, Stop, Storage, StorageSettings, UploadSettings,
         source::{SourceRules, Sources},
     },
 };
 use serde_json::Value;
-use tokio::sync::Semaphore;
+
 use tokio_util::sync::CancellationToken;
 
 use crate::cases::Attempt;
@@ -196,7 +196,7 @@ fn context() -> CallContext {
     CallContext {
         breaker: None,
         probe: Mutex::new(None),
-        slots: Arc::new(Semaphore::new(8)),
+        slots: Slots::fixed(8),
         retry: RetryPolicy {
             max_attempts: 1,
             base_delay: Duration::from_millis(10),

@@ -3,14 +3,14 @@
 //!
 //! Only uploads that are on record are touched: what else is under way in a bucket is somebody's.
 
-use std::sync::{Arc, atomic::AtomicU32};
+use std::sync::{Arc, LazyLock, atomic::AtomicU32};
 
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use tokio::time::Instant;
 
 use super::{UploadService, transfer::GONE};
 use crate::{
-    job::{BegunUpload, CallName, Failure, FailureClass, Lane, UploadNote},
+    job::{BegunUpload, CallName, Failure, FailureClass, Headers, Lane, UploadNote},
     metrics::OperationResult,
     storage::{
         Stop, Storage,
@@ -18,8 +18,13 @@ use crate::{
         door::Door,
         error,
         proof::Proof,
+        said::saying,
     },
 };
+
+/// What a request says for which its sender pays.
+static PAYING: LazyLock<Headers> =
+    LazyLock::new(|| Headers::default().with("x-amz-request-payer", "requester"));
 
 impl UploadService<'_> {
     /// Puts an upload on record before its first part is sent. One that can't be is aborted, best effort and
@@ -73,7 +78,8 @@ impl UploadService<'_> {
 impl Storage {
     /// Aborts an upload of a job that has ended, and looks whether it is gone: a part that was on its way may
     /// arrive late, and counts as a failure then, to be tried again. One call each, outside of circuits, over
-    /// the client of cleanup; `calls` is raised for each request that is sent.
+    /// the client of cleanup; `calls` is raised for each request that is sent. One that is denied is asked for again as
+    /// by somebody who pays for it: the job may have.
     pub async fn abort_upload(
         &self,
         (bucket, key): (&str, &str),
@@ -83,6 +89,22 @@ impl Storage {
         if let Some(failure) = &self.clients.misconfigured {
             return Err(failure.clone());
         }
+        let place = (bucket, key);
+        match self.try_abort(place, upload_id, calls).await {
+            Err(failure) if failure.code == "AccessDenied" => {
+                let again = self.try_abort(place, upload_id, calls);
+                saying(&PAYING, bucket, Box::pin(again)).await
+            }
+            end => end,
+        }
+    }
+
+    async fn try_abort(
+        &self,
+        (bucket, key): (&str, &str),
+        upload_id: &str,
+        calls: &AtomicU32,
+    ) -> Result<(), Failure> {
         let client = self.clients.of(Lane::Cleanup);
         let abort = client.abort_multipart_upload();
         let abort = abort.bucket(bucket).key(key).upload_id(upload_id);
