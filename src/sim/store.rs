@@ -30,11 +30,19 @@ struct Call {
 }
 
 /// A call on its way.
-struct OnItsWay(Arc<Mark>, u64);
+struct OnItsWay {
+    mark: Arc<Mark>,
+    number: u64,
+    /// What was done, while its answer has not arrived: whoever called may have let go of it.
+    owes: Vec<String>,
+}
 
 impl Drop for OnItsWay {
     fn drop(&mut self) {
-        self.0.with(|held| held.calls.remove(&self.1));
+        self.mark.with(|held| held.calls.remove(&self.number));
+        for id in &self.owes {
+            self.mark.world.facts(id, |facts| facts.unanswered += 1);
+        }
     }
 }
 
@@ -60,7 +68,11 @@ impl Respond for SimStore {
                 .insert(number, (call.lane, id.clone(), generation));
             number
         });
-        let on_its_way = OnItsWay(Arc::clone(&mark), number);
+        let mut on_its_way = OnItsWay {
+            mark: Arc::clone(&mark),
+            number,
+            owes: Vec::new(),
+        };
         let mut chance = Chance::of(mark.world.seed, &id, nth ^ 0xffff);
         let latency = Duration::from_millis(chance.between(0, self.latency));
         mark.say(format_args!(
@@ -70,7 +82,6 @@ impl Respond for SimStore {
             weather.map(|it| format!(" ({it:?})")).unwrap_or_default()
         ));
         Box::pin(async move {
-            let _on_its_way = on_its_way;
             mark.before().await;
             tokio::time::sleep(latency / 2).await;
             let has_effect = matches!(
@@ -78,10 +89,8 @@ impl Respond for SimStore {
                 None | Some(Weather::IsSlow | Weather::LosesAnswers)
             );
             let answer = has_effect.then(|| call.take_effect(&mark));
-            if weather == Some(Weather::LosesAnswers) {
-                for id in &call.jobs {
-                    mark.world.facts(id, |facts| facts.unanswered += 1);
-                }
+            if answer.is_some() {
+                on_its_way.owes.clone_from(&call.jobs);
             }
             let rest = if weather == Some(Weather::IsSlow) {
                 SLOW
@@ -91,7 +100,10 @@ impl Respond for SimStore {
             tokio::time::sleep(rest).await;
             mark.after().await;
             match (weather, answer) {
-                (None | Some(Weather::IsSlow), Some(answer)) => answer,
+                (None | Some(Weather::IsSlow), Some(answer)) => {
+                    on_its_way.owes.clear();
+                    answer
+                }
                 (weather, _) => ill(weather, call.asked.method == "HEAD"),
             }
         })
