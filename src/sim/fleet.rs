@@ -29,7 +29,7 @@ use crate::{
 /// What a drain may take beyond its time-out.
 const DRAIN_GRACE: Duration = Duration::from_secs(3);
 /// What a delivery may be held for beyond its job's deadline: its outcome is recorded and its copy published then.
-const HOLD_GRACE: Duration = Duration::from_secs(60);
+const HOLD_GRACE: Duration = Duration::from_secs(30);
 
 /// One worker.
 pub(super) struct Slot {
