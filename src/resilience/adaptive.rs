@@ -27,7 +27,7 @@ const TRIAL_ROUND: usize = 32;
 const LONG_TRIAL: usize = 2 * TRIAL_ROUND;
 /// Calls of a kind from which it is known how long one takes.
 const KNOWN_AFTER: u32 = 8;
-/// Kinds that are told apart, at most. Those beyond are not judged.
+/// Kinds that are told apart, at most. A new one takes the place of the one that was not seen for longest.
 const MOST_KINDS: usize = 64;
 /// Up to this slowdown the limit grows.
 const GOOD: f64 = 1.5;
@@ -113,6 +113,8 @@ pub struct AdaptiveLimit {
     slowdowns: f64,
     wait: u32,
     kinds: Vec<Known>,
+    /// Calls that were compared so far.
+    compared: u64,
 }
 
 /// What has been seen since the last step.
@@ -151,6 +153,8 @@ struct Barrier {
 #[derive(Debug)]
 struct Known {
     kind: CallKind,
+    /// [`AdaptiveLimit::compared`] when it was last seen.
+    seen: u64,
     /// Calls that `normal` was learnt from, up to [`KNOWN_AFTER`].
     learnt: u32,
     /// Mean logarithm of their seconds.
@@ -177,6 +181,7 @@ impl AdaptiveLimit {
             slowdowns: 0.0,
             wait: FIRST_WAIT,
             kinds: Vec::new(),
+            compared: 0,
         }
     }
 
@@ -209,9 +214,7 @@ impl AdaptiveLimit {
 
     fn answered(&mut self, call: &EndedCall) {
         let seconds = call.took.as_secs_f64().max(1e-6);
-        let Some(slowdown) = self.compare(call.kind, seconds.ln()) else {
-            return;
-        };
+        let slowdown = self.compare(call.kind, seconds.ln());
         self.round.calls += 1;
         self.round.full += usize::from(call.full);
         self.round.sum += slowdown;
@@ -222,29 +225,39 @@ impl AdaptiveLimit {
     }
 
     /// The logarithm of how much slower a call was than its kind is; 0 while that is being learnt.
-    fn compare(&mut self, kind: CallKind, took: f64) -> Option<f64> {
+    fn compare(&mut self, kind: CallKind, took: f64) -> f64 {
+        self.compared += 1;
         let found = self.kinds.iter_mut().find(|known| known.kind == kind);
         let Some(known) = found else {
-            if self.kinds.len() == MOST_KINDS {
-                return None;
-            }
-            self.kinds.push(Known {
-                kind,
-                learnt: 1,
-                normal: took,
-                calls: 0,
-                sum: 0.0,
-            });
-            return Some(0.0);
+            self.meet(kind, took);
+            return 0.0;
         };
+        known.seen = self.compared;
         if known.learnt < KNOWN_AFTER {
             known.learnt += 1;
             known.normal += (took - known.normal) / f64::from(known.learnt);
-            return Some(0.0);
+            return 0.0;
         }
         known.calls += 1;
         known.sum += took;
-        Some(took - known.normal)
+        took - known.normal
+    }
+
+    /// The first call of a kind.
+    fn meet(&mut self, kind: CallKind, took: f64) {
+        let new = Known {
+            kind,
+            seen: self.compared,
+            learnt: 1,
+            normal: took,
+            calls: 0,
+            sum: 0.0,
+        };
+        if self.kinds.len() < MOST_KINDS {
+            self.kinds.push(new);
+        } else if let Some(oldest) = self.kinds.iter_mut().min_by_key(|known| known.seen) {
+            *oldest = new;
+        }
     }
 
     fn calls_in_round(&self) -> usize {
@@ -290,26 +303,39 @@ impl AdaptiveLimit {
                 whole(at_a_time * SPARE).clamp(least, most.max(least)),
                 slowdown,
             );
-        } else if slowdown > GOOD {
-            self.doubles = false;
-            self.stayed += 1;
-            self.slowdowns += slowdown;
-            if self.stayed >= self.wait {
-                let half = self.limit.div_ceil(2).min(self.room(mean));
-                let most = self
-                    .barrier
-                    .as_ref()
-                    .map_or(self.ceiling, |barrier| barrier.limit);
-                let slowdown = self.slowdowns / f64::from(self.stayed);
-                self.attempt((self.limit + half).min(most), slowdown);
-            }
+        } else if slowdown > GOOD && self.limit > 1 {
+            self.stay(slowdown, mean);
         } else {
+            if slowdown > GOOD {
+                // One call at a time is no load that could slow itself.
+                self.relearn(slowdown);
+            }
             if slowdown < BETTER {
                 self.relearn(slowdown);
                 (self.doubles, self.barrier) = (true, None);
             }
             self.grow(mean);
         }
+    }
+
+    /// Leaves the limit as it is, and raises it for a try now and then.
+    fn stay(&mut self, slowdown: f64, mean: f64) {
+        self.doubles = false;
+        self.stayed += 1;
+        self.slowdowns += slowdown;
+        if self.stayed < self.wait {
+            return;
+        }
+        let half = self.limit.div_ceil(2).min(self.room(mean));
+        let mut most = self.ceiling;
+        if let Some(barrier) = &mut self.barrier {
+            if self.limit >= barrier.limit {
+                barrier.hold(self.stayed);
+            }
+            most = most.min(barrier.limit);
+        }
+        let slowdown = self.slowdowns / f64::from(self.stayed);
+        self.attempt((self.limit + half).min(most).max(self.limit), slowdown);
     }
 
     /// Another limit, to see what it changes.
@@ -338,11 +364,8 @@ impl AdaptiveLimit {
             if next > barrier.limit {
                 next = barrier.limit;
                 if self.limit >= barrier.limit {
-                    barrier.rounds = barrier.rounds.saturating_sub(1);
-                    if barrier.rounds == 0 {
-                        barrier.pass();
-                        next = barrier.limit;
-                    }
+                    barrier.hold(1);
+                    next = barrier.limit;
                 }
             }
             if barrier.limit >= self.ceiling {
@@ -414,6 +437,14 @@ impl AdaptiveLimit {
 }
 
 impl Barrier {
+    /// So many rounds more have passed at it.
+    fn hold(&mut self, rounds: u32) {
+        self.rounds = self.rounds.saturating_sub(rounds);
+        if self.rounds == 0 {
+            self.pass();
+        }
+    }
+
     fn pass(&mut self) {
         self.patience = match self.step {
             1 => self.patience,

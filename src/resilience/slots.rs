@@ -92,6 +92,14 @@ impl Slots {
         }
     }
 
+    /// A slot beside the limit, for a call that must not wait for others.
+    pub const fn beside(&self) -> Slot<'_> {
+        Slot {
+            slots: self,
+            permit: None,
+        }
+    }
+
     /// What a call is given when it is sent, and brings back in [`EndedCall::epoch`].
     pub fn epoch(&self) -> u32 {
         let adaptive = self.adaptive.as_ref();

@@ -28,14 +28,17 @@ use super::{
     guard::{Caller, give},
     proof::Proof,
     said::saying,
+    sent_call::SentCall,
 };
 use crate::{
     job::{CallName, Failure, FailureClass, failure::Verdict},
-    resilience::{CallEnd, CallKind, CircuitBreaker, EndedCall, Permit, Refused},
+    resilience::{Permit, Refused},
 };
 
 /// How often the circuit is told that a probe moves.
 const PROBE_LOOK: Duration = Duration::from_secs(1);
+/// After so long a probe that moves is stuck all the same: it is the one call that its lane waits for.
+const PROBE_MOST: Duration = Duration::from_secs(300);
 
 /// One attempt, in which a closure makes its calls. By value, since an `AsyncFn` over a borrowed one makes
 /// no future that can be shown to be `Send`.
@@ -177,7 +180,7 @@ impl<'a> Attempt<'a> {
             return Err(failure.clone());
         }
         let traffic = storage.traffic(self.caller.lane);
-        let door = Door::default();
+        let (name, door) = (name.into(), Door::default());
         let mut work = std::pin::pin!(door.before(work));
         let (mut since, mut sent, mut counted) = (Instant::now(), None, traffic.held());
         let end = loop {
@@ -188,7 +191,7 @@ impl<'a> Attempt<'a> {
                     self.lock().held += since.elapsed();
                     self.admit().await;
                     (since, counted) = (Instant::now(), traffic.sent());
-                    sent = Some(context.slots.epoch());
+                    sent = Some(SentCall::new(self.caller, name, &door));
                     self.lock().sent_at = since;
                     // Before the request: one that is dropped half-way was made, too.
                     context.calls.fetch_add(1, Ordering::Relaxed);
@@ -203,10 +206,9 @@ impl<'a> Attempt<'a> {
             }
         };
         let took = since.elapsed();
-        let name = name.into();
-        if let Some(epoch) = sent {
+        if let Some(sent) = sent {
             crash_point!("call.after");
-            self.tell_slots(name, &door, epoch, took, end.as_ref().err());
+            sent.ended(end.as_ref().err());
         } else {
             self.lock().held += took;
         }
@@ -227,51 +229,6 @@ impl<'a> Attempt<'a> {
         end
     }
 
-    /// The lane's limit learns from a call that was sent, while the circuit is closed: what ends later says nothing
-    /// of the store as it is.
-    fn tell_slots(
-        &self,
-        name: CallName,
-        door: &Door,
-        epoch: u32,
-        took: Duration,
-        failure: Option<&Failure>,
-    ) {
-        let context = self.caller.context;
-        let slots = &context.slots;
-        let end = match failure.map(|failure| failure.class) {
-            None
-            | Some(
-                FailureClass::Permanent
-                | FailureClass::Conflict
-                | FailureClass::Unreadable
-                | FailureClass::JobLocal,
-            ) => CallEnd::Answered,
-            Some(FailureClass::Throttled) => CallEnd::Throttled,
-            Some(FailureClass::TimedOut) => CallEnd::TimedOut,
-            Some(
-                FailureClass::Unavailable
-                | FailureClass::Credentials
-                | FailureClass::Misrouted
-                | FailureClass::Cancelled,
-            ) => return,
-        };
-        let is_closed = |breaker: &Arc<CircuitBreaker>| breaker.snapshot().is_closed();
-        if !slots.is_adaptive() || !context.breaker.as_ref().is_none_or(is_closed) {
-            return;
-        }
-        let bytes = door.progress().map_or(0, |progress| progress.bytes());
-        let traffic = self.caller.storage.traffic(self.caller.lane);
-        slots.saw(&EndedCall {
-            kind: CallKind::new(name.as_str(), bytes, failure.is_some()),
-            epoch,
-            took,
-            // Not when the slots wait for something else than S3.
-            full: slots.available() == 0 && !traffic.is_held_back(),
-            end,
-        });
-    }
-
     /// Tells the circuit now and then that its probe moves. Never ends for other calls.
     async fn probe_moves(&self, door: &Door) {
         let is_probe = self.lock().permit.as_ref().is_some_and(Permit::is_probe);
@@ -281,6 +238,7 @@ impl<'a> Attempt<'a> {
         let before = door.progress().map(|progress| progress.last());
         tokio::time::sleep(PROBE_LOOK).await;
         if before < door.progress().map(|progress| progress.last())
+            && self.took() < PROBE_MOST
             && let Some(permit) = &self.lock().permit
         {
             permit.progress();

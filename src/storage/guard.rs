@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     job::{
-        CallName, Failure, Headers, Job, JobId, Lane,
+        CallName, Failure, FailureClass, Headers, Job, JobId, Lane,
         failure::{Retry, Verdict},
         options::NO_HEADERS,
     },
@@ -152,16 +152,22 @@ impl<'a> Caller<'a> {
         let mut failed: Option<Failure> = None;
         // What the limiter has made it wait, and its own waits have not made up for.
         let mut debt = Duration::ZERO;
+        let mut kept = None;
         loop {
             let patience = self.patience(number, debt).filter(|_| failed.is_some());
             let queued = Instant::now();
-            let slot = unless_outdated(permit.as_ref(), self.slot(patience)).await?;
+            let slot = match kept.take() {
+                Some(slot) => Some(slot),
+                // It would wait behind the calls of the time before, which may take long.
+                None if is_probe(permit.as_ref()) => Some(self.context.slots.beside()),
+                None => unless_outdated(permit.as_ref(), self.slot(patience)).await?,
+            };
             let queued = queued.elapsed();
             if patience.is_some() && self.traffic().is_held_back() {
                 debt += queued;
             }
             permit = self.ask_breaker(permit)?;
-            let probe = permit.as_ref().is_some_and(Permit::is_probe);
+            let probe = is_probe(permit.as_ref());
             let began = Instant::now();
             let mut moved = false;
             let end = match slot {
@@ -176,7 +182,7 @@ impl<'a> Caller<'a> {
                         end => end,
                     };
                     moved = attempt.heard().take_moved();
-                    drop(slot);
+                    kept = Some(slot).filter(|_| has_timed_out(&end));
                     permit = attempt.take_permit();
                     debt += attempt.held();
                     end
@@ -309,6 +315,16 @@ impl<'a> Caller<'a> {
             .retry
             .delay_after(number, chance, failure.retry_after)
     }
+}
+
+/// Whether an attempt ended in a time-out. Its slot is kept for the next one: were each time-out followed by the other
+/// operations' first attempts, a store that hangs would be found out only when the last of them has failed.
+fn has_timed_out<T>(end: &Result<Result<T, Failure>, Withdrawn>) -> bool {
+    matches!(end, Ok(Err(failure)) if failure.class == FailureClass::TimedOut)
+}
+
+fn is_probe(permit: Option<&Permit>) -> bool {
+    permit.is_some_and(Permit::is_probe)
 }
 
 pub(super) fn give(permit: Option<Permit>, verdict: Verdict) {

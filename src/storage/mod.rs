@@ -43,6 +43,7 @@ pub(crate) mod respond;
 mod said;
 #[cfg(test)]
 pub(crate) mod script;
+mod sent_call;
 mod service;
 mod signature;
 pub mod source;

@@ -40,6 +40,27 @@ async fn puts_over_a_thin_line_take_the_lines_time_though_no_byte_is_seen_to_mov
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_opens_the_circuit_of_a_busy_lane_within_a_minute() {
+    let mut rig = Rig::new(Lane::Upload, [Answer::Silence]);
+    rig.prefetch = 128;
+    for number in 0..128 {
+        rig.publish(message(&format!("job{number}"), &put())).await;
+    }
+    let began = Instant::now();
+    rig.run(defaults);
+    rig.until("the circuit is open", |rig| {
+        !rig.stage.breaker.snapshot().is_closed()
+    })
+    .await;
+    assert!(
+        began.elapsed() < Duration::from_secs(60),
+        "{:?}",
+        began.elapsed()
+    );
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lane_moves_its_limit_only_while_its_circuit_is_closed() {
     let answers = times(8, &after(SECOND, stored()));
     let answers = answers.into_iter().chain([after(SECOND, stored())]);
