@@ -63,6 +63,7 @@ struct Inner {
     /// Gone once the verdict is given.
     permit: Option<Permit>,
     withdrawn: Option<Withdrawn>,
+    answered: bool,
     /// How long its requests waited to be sent.
     held: Duration,
     /// Until when its requests may wait to be sent.
@@ -97,6 +98,7 @@ impl<'a> Attempt<'a> {
                 inner: Mutex::new(Inner {
                     permit,
                     withdrawn: None,
+                    answered: false,
                     held: Duration::ZERO,
                     patience: patience.map(|patience| now + patience),
                     sent_at: now,
@@ -245,9 +247,19 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// The service has answered well, and more is to come: gives the verdict now.
+    /// The service has answered well, and more is to come. It is up, so a probe gives its verdict now; whether a call in
+    /// a closed circuit went well is known when all has come.
     pub(super) fn answered(&self) {
-        give(self.take_permit(), Verdict::Success);
+        let mut inner = self.lock();
+        inner.answered = true;
+        let probe = inner.permit.take_if(|permit| permit.is_probe());
+        drop(inner);
+        give(probe, Verdict::Success);
+    }
+
+    /// Whether the service has answered well, whatever came after it.
+    pub(super) fn has_answered(&self) -> bool {
+        self.lock().answered
     }
 
     pub(super) fn take_permit(&self) -> Option<Permit> {

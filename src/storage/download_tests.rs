@@ -218,6 +218,16 @@ async fn a_store_that_ignores_the_range_is_read_anew() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn bodies_that_always_break_off_open_the_circuit() {
+    let (stage, folder) = stage([cut("0123456789", 4)]);
+    for number in 1..=5 {
+        let path = folder.path().join(format!("file{number}"));
+        stage.failure(to(&path, None)).await;
+        assert_eq!(stage.breaker.snapshot().is_closed(), number < 5, "{number}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failed_download_leaves_nothing_and_touches_nothing() {
     for answer in [
         cut("0123456789", 4),

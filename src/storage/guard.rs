@@ -169,7 +169,7 @@ impl<'a> Caller<'a> {
             permit = self.ask_breaker(permit)?;
             let probe = is_probe(permit.as_ref());
             let began = Instant::now();
-            let mut moved = false;
+            let (mut moved, mut answered) = (false, false);
             let end = match slot {
                 Some(slot) => {
                     let patience = self.patience(number, debt).filter(|_| failed.is_some());
@@ -184,6 +184,7 @@ impl<'a> Caller<'a> {
                     moved = attempt.heard().take_moved();
                     kept = Some(slot).filter(|_| has_timed_out(&end));
                     permit = attempt.take_permit();
+                    answered = attempt.has_answered();
                     debt += attempt.held();
                     end
                 }
@@ -212,16 +213,15 @@ impl<'a> Caller<'a> {
                 continue;
             }
             self.note(&failure, name);
-            // A verdict was given with the first byte: what came after it is a failure of its own.
-            let is_new = permit.is_none();
-            let Some(wait) = self.wait_after(&failure, number, probe && !is_new) else {
-                if is_new {
+            // What came after the first byte is a failure of its own: the circuit may have changed since the call began.
+            let Some(wait) = self.wait_after(&failure, number, probe && !answered) else {
+                if answered {
                     permit = self.ask_breaker(None).unwrap_or_default();
                 }
                 give(permit, failure.verdict());
                 return Err(Stop::Failed(failure));
             };
-            if is_new {
+            if answered {
                 permit = self.ask_breaker(None)?;
             }
             let made_up = debt.min(wait.saturating_sub(failure.retry_after.unwrap_or_default()));
