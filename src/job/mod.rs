@@ -35,7 +35,7 @@ pub use outcome::{Outcome, Settlement, State};
 pub use report::Report;
 pub use result::JobResult;
 pub use timestamp::Timestamp;
-pub use upload::{BegunUpload, UploadNote};
+pub use upload::{BegunUpload, SaidDigest, SaidDigests, UploadNote};
 
 /// The identity of a job: 1 to 128 characters of `A-Z a-z 0-9 . _ : -`. The same id is the same job.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

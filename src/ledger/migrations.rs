@@ -25,10 +25,11 @@ macro_rules! step {
     };
 }
 
-const STEPS: [Step; 3] = [
+const STEPS: [Step; 4] = [
     step!(1, "0001_jobs"),
     step!(2, "0002_uploads"),
     step!(3, "0003_requests"),
+    step!(4, "0004_said"),
 ];
 
 /// The steps for SQLite.

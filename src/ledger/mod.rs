@@ -31,7 +31,7 @@ use postgres::PostgresLedger;
 use sqlite::SqliteLedger;
 
 use crate::job::{
-    AttemptLog, BegunUpload, FailedAttempt, Failure, JobId, Lane, OperationName, Report,
+    AttemptLog, BegunUpload, FailedAttempt, Failure, Headers, JobId, Lane, OperationName, Report,
     RequestDigest, State, Timestamp, UploadNote, report::ReportedError,
 };
 
@@ -309,6 +309,8 @@ pub struct SweptUpload {
     pub bucket: String,
     pub key: String,
     pub upload_id: String,
+    /// What all requests of its job say.
+    pub headers: Headers,
 }
 
 /// Which jobs to list. Absent fields match all.

@@ -24,9 +24,10 @@ use super::{
     upload::UploadService,
 };
 use crate::job::{
-    BegunUpload, CallName, Failure, FailureClass, JobResult, OperationName, UploadNote,
+    BegunUpload, CallName, Failure, FailureClass, JobResult, OperationName, SaidDigests,
+    UploadNote,
     message::header,
-    operation::CopyObject,
+    operation::{CopyObject, PutOptions},
     options::{OPTIONS, Scope},
 };
 
@@ -72,7 +73,7 @@ impl CopyService<'_> {
         // Before the source is looked at: what an earlier run completed needs it no more.
         if let Some(earlier) = &earlier
             && (&earlier.bucket, &earlier.key) == (&copy.bucket, &copy.key)
-            && let Some(stored) = uploads.completed_before(earlier).await?
+            && let Some(stored) = uploads.completed_before(earlier, &copy.options).await?
         {
             return Ok(stored);
         }
@@ -185,6 +186,8 @@ impl CopyService<'_> {
             size: Some(found.size),
             part_size,
             largest_part: part_size,
+            said: Some(self.digests(&copy.options)),
+            headers: self.0.headers.clone(),
         };
         uploads.record(&begun).await?;
         let end = self.fill(copy, found, &begun.upload_id).await;
@@ -194,6 +197,15 @@ impl CopyService<'_> {
             Err(_) => uploads.abandon(&begun).await,
         });
         end
+    }
+
+    /// What the source says of itself is left out: no copy is gone on with.
+    fn digests(&self, options: &PutOptions) -> SaidDigests {
+        let defaults = &self.0.storage.clients.put_defaults;
+        SaidDigests {
+            by_job: Said::by_job(options).digest(),
+            in_all: Said::of(options, defaults).digest(),
+        }
     }
 
     async fn create(&self, copy: &CopyObject, found: &Found) -> Result<String, Stop> {

@@ -224,6 +224,8 @@ fn begun() -> Memory {
         size: Some(MIB),
         part_size: 100,
         largest_part: 100,
+        said: None,
+        headers: Headers::default(),
     })
 }
 

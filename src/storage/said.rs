@@ -5,7 +5,10 @@
 //! requests of a job say is set where each attempt passes. It decides nothing: which options there are is
 //! `job/options.rs`'s.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use aws_sdk_s3::{
     client::customize::CustomizableOperation,
@@ -16,9 +19,15 @@ use aws_sdk_s3::{
     error::BoxError,
 };
 use aws_smithy_runtime_api::{client::endpoint::EndpointResolverParams, http::HttpError};
+use sha2::{Digest, Sha256};
 
 use super::{metadata, service::query_string};
-use crate::job::{Headers, JobId, message::header, operation::PutOptions, options::BUCKET_OWNER};
+use crate::job::{
+    Headers, JobId, SaidDigest,
+    message::header,
+    operation::PutOptions,
+    options::{BUCKET_OWNER, NO_HEADERS},
+};
 
 const METADATA: &str = "x-amz-meta-";
 
@@ -40,6 +49,11 @@ impl Said {
             said.add("x-amz-tagging", query_string(&options.tags));
         }
         said
+    }
+
+    /// Of the options alone.
+    pub(super) fn by_job(options: &PutOptions) -> Self {
+        Self::of(options, &NO_HEADERS)
     }
 
     /// The same, and that the object is this job's.
@@ -68,6 +82,21 @@ impl Said {
 
     pub(super) fn add(&mut self, name: &str, value: String) {
         self.0.push((name.to_owned(), value));
+    }
+
+    /// Of what these headers say, in the order of their names: the same in every version, since ledgers keep it.
+    pub(super) fn digest(&self) -> SaidDigest {
+        let names = self.0.iter().map(|(name, _)| name.to_ascii_lowercase());
+        let said: BTreeMap<_, _> = names.zip(self.0.iter().map(|(_, value)| value)).collect();
+        let mut whole = Sha256::new();
+        for (name, value) in said {
+            // No header holds a zero.
+            whole.update(format!("{name}\0{value}\0"));
+        }
+        let mut digest = SaidDigest::default();
+        let half = digest.len();
+        digest.copy_from_slice(&whole.finalize()[..half]);
+        digest
     }
 
     /// The request with these headers; one that no header can carry fails it.

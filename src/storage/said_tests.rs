@@ -7,7 +7,9 @@ use crate::{
     job::{
         Job, Operation,
         operation::{CopyObject, CopySource},
-        options::{ENCRYPTION, ENCRYPTION_KEY, LEGAL_HOLD, OPTIONS, STORAGE_CLASS, Scope},
+        options::{
+            ENCRYPTION, ENCRYPTION_KEY, LEGAL_HOLD, NO_HEADERS, OPTIONS, STORAGE_CLASS, Scope,
+        },
     },
     storage::script::{Answer, Stage, job, keys, op, settings, shared},
 };
@@ -313,7 +315,11 @@ async fn the_sweeper_pays_for_an_abort_that_is_denied_otherwise() {
     let gone = Answer::error(404, "NoSuchUpload");
     let stage = Stage::new([denied.clone(), Answer::status(204), gone]);
     let calls = std::sync::atomic::AtomicU32::new(0);
-    let abort = || stage.storage.abort_upload(("b", "k"), "u1", &calls);
+    let abort = || {
+        stage
+            .storage
+            .abort_upload(("b", "k"), "u1", &NO_HEADERS, &calls)
+    };
     abort().await.unwrap();
     let [free, paid, look] = stage.seen().try_into().unwrap();
     assert!(!free.headers.contains_key(PAYER));
@@ -321,7 +327,58 @@ async fn the_sweeper_pays_for_an_abort_that_is_denied_otherwise() {
     assert_eq!(look.headers[PAYER], "requester");
 
     let stage = Stage::new([denied]);
-    let abort = stage.storage.abort_upload(("b", "k"), "u1", &calls);
+    let abort = stage
+        .storage
+        .abort_upload(("b", "k"), "u1", &NO_HEADERS, &calls);
     assert_eq!(abort.await.unwrap_err().code, "AccessDenied");
     assert_eq!(stage.requests(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sweeper_says_what_all_requests_of_the_job_said() {
+    let gone = Answer::error(404, "NoSuchUpload");
+    let stage = Stage::new([Answer::status(204), gone]);
+    let calls = std::sync::atomic::AtomicU32::new(0);
+    let headers = of_job(op::head()).headers;
+    let abort = stage
+        .storage
+        .abort_upload(("b", "k"), "u1", &headers, &calls);
+    abort.await.unwrap();
+    for seen in stage.seen() {
+        assert_eq!(seen.headers[PAYER], "requester", "{seen:?}");
+        assert_eq!(seen.headers[OWNER], "000000000001", "{seen:?}");
+    }
+
+    // One that pays is not asked again.
+    let stage = Stage::new([Answer::error(403, "AccessDenied")]);
+    let abort = stage
+        .storage
+        .abort_upload(("b", "k"), "u1", &headers, &calls);
+    assert_eq!(abort.await.unwrap_err().code, "AccessDenied");
+    assert_eq!(stage.requests(), 1);
+}
+
+#[test]
+fn a_digest_of_what_is_said_is_the_same_in_every_version_and_another_for_other_words() {
+    let digest = |options: &PutOptions| -> String {
+        let digest = Said::by_job(options).digest();
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    let nothing = digest(&PutOptions::default());
+    assert_eq!(nothing, "e3b0c44298fc1c149afbf4c8996fb924");
+    let full = full();
+    assert_eq!(digest(&full), "0888fc2cba7a3bb68ef26fd0338dbe98");
+    let mut other = full.clone();
+    other.tags.clear();
+    assert_ne!(digest(&other), digest(&full));
+    let mut other = full.clone();
+    other.metadata = [("who".to_owned(), "rot".to_owned())].into();
+    assert_ne!(digest(&other), digest(&full));
+    // What is checked of the bytes, or of what is there, is nothing of the object.
+    let checked = PutOptions {
+        sha256: Some([1; 32]),
+        if_none_match: true,
+        ..full.clone()
+    };
+    assert_eq!(digest(&checked), digest(&full));
 }

@@ -66,9 +66,10 @@ async fn abort(ledger: &LedgerWriter, storage: &Storage, upload: SweptUpload) {
         bucket,
         key,
         upload_id,
+        headers,
     } = upload;
     match storage
-        .abort_upload((&bucket, &key), &upload_id, &AtomicU32::new(0))
+        .abort_upload((&bucket, &key), &upload_id, &headers, &AtomicU32::new(0))
         .await
     {
         Ok(()) => {

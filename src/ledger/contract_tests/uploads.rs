@@ -2,9 +2,16 @@
 
 use super::*;
 use crate::{
-    job::{BegunUpload, UploadNote},
+    job::{BegunUpload, Headers, SaidDigests, UploadNote},
     ledger::SweptUpload,
 };
+
+/// What all requests of the job say.
+fn payer() -> Headers {
+    Headers::default()
+        .with("x-amz-request-payer", "requester")
+        .with("x-amz-expected-bucket-owner", "000000000001")
+}
 
 fn begun(upload_id: &str) -> BegunUpload {
     BegunUpload {
@@ -15,6 +22,11 @@ fn begun(upload_id: &str) -> BegunUpload {
         size: Some(5 << 40),
         part_size: 8 << 20,
         largest_part: 64 << 20,
+        said: Some(SaidDigests {
+            by_job: [1; 16],
+            in_all: [2; 16],
+        }),
+        headers: payer(),
     }
 }
 
@@ -51,6 +63,8 @@ pub(in crate::ledger) async fn an_upload_is_recalled_as_it_was_begun(database: &
     let bare = BegunUpload {
         source: None,
         size: None,
+        said: None,
+        headers: Headers::default(),
         ..begun("u2")
     };
     // The one that was given up is not gone on with.
@@ -118,6 +132,7 @@ pub(in crate::ledger) async fn what_nobody_goes_on_with_is_swept_by_one_at_a_tim
         bucket: "reports".to_owned(),
         key: "2026/ä".to_owned(),
         upload_id: "done-left".to_owned(),
+        headers: payer(),
     };
     assert_eq!(again, [expected]);
     assert_eq!(swept(&other).await, ["given-up"]);

@@ -14,8 +14,8 @@ use crate::{
 
 /// Only for a job that is held.
 const BEGIN: &str = concat!(
-    "insert into uploads (job_id, upload_id, bucket, key, source, size, part_size, largest_part, started_at) \
-    select id, $3, $4, $5, $6, $7, $8, $9, ",
+    "insert into uploads (job_id, upload_id, bucket, key, source, size, part_size, largest_part, said, headers, started_at) \
+    select id, $3, $4, $5, $6, $7, $8, $9, $10, $11, ",
     now!(),
     " from jobs where id = $1 and fence = $2 and state || '' = 'running'"
 );
@@ -60,7 +60,7 @@ const SWEEP: &str = concat!(
     ") and (doomed_at is not null or ",
     job_is_over!(),
     ") order by started_at limit $2 for update skip locked) \
-    returning job_id, bucket, key, upload_id"
+    returning job_id, bucket, key, upload_id, headers"
 );
 
 #[cfg(test)]
@@ -111,6 +111,8 @@ async fn begin(
         .bind(begun.size.map(signed))
         .bind(signed(begun.part_size))
         .bind(signed(begun.largest_part))
+        .bind(begun.said.map(|said| said.to_bytes().to_vec()))
+        .bind(uploads::headers_text(&begun.headers))
         .execute(session.on())
         .await?;
     session.finish().await?;

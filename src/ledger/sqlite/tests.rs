@@ -168,7 +168,7 @@ async fn a_purge_reads_no_more_than_the_old_end_of_an_index() {
 #[tokio::test]
 async fn a_fleet_may_migrate_at_once() {
     let database = Database::new();
-    let all = ["0001_jobs", "0002_uploads", "0003_requests"];
+    let all = ["0001_jobs", "0002_uploads", "0003_requests", "0004_said"];
     assert_eq!(pending(&database.url).await.unwrap(), all);
     let migrations = (0..8).map(|_| migrate(&database.url));
     for migrated in join_all(migrations).await {

@@ -14,8 +14,8 @@ use crate::{
 
 /// Only for a job that is held.
 const BEGIN: &str = "\
-    insert into uploads (job_id, upload_id, bucket, key, source, size, part_size, largest_part, started_at) \
-    select id, $3, $4, $5, $6, $7, $8, $9, $10 from jobs where id = $1 and fence = $2 and state = 'running'";
+    insert into uploads (job_id, upload_id, bucket, key, source, size, part_size, largest_part, said, headers, started_at) \
+    select id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12 from jobs where id = $1 and fence = $2 and state = 'running'";
 const COMPLETE: &str = "update uploads set completed_at = $3 where job_id = $1 and upload_id = $2";
 const DOOM: &str = "update uploads set doomed_at = $3 where job_id = $1 and upload_id = $2";
 const FORGET: &str = "delete from uploads where job_id = $1 and upload_id = $2";
@@ -42,7 +42,7 @@ const SWEEP: &str = concat!(
         (select rowid from uploads where (swept_until is null or swept_until <= $1) \
             and (doomed_at is not null or ",
     job_is_over!(),
-    ") order by started_at limit $3) returning job_id, bucket, key, upload_id"
+    ") order by started_at limit $3) returning job_id, bucket, key, upload_id, headers"
 );
 
 #[cfg(test)]
@@ -93,6 +93,8 @@ async fn begin(
         .bind(begun.size.map(signed))
         .bind(signed(begun.part_size))
         .bind(signed(begun.largest_part))
+        .bind(begun.said.map(|said| said.to_bytes().to_vec()))
+        .bind(uploads::headers_text(&begun.headers))
         .bind(now)
         .execute(&ledger.writer)
         .await?;

@@ -35,7 +35,11 @@ impl UploadService<'_> {
             let place = (begun.bucket.as_str(), begun.key.as_str());
             let calls = &self.0.context.calls;
             let storage = self.0.storage;
-            drop(storage.abort_upload(place, &begun.upload_id, calls).await);
+            drop(
+                storage
+                    .abort_upload(place, &begun.upload_id, &begun.headers, calls)
+                    .await,
+            );
         }
         noted
     }
@@ -78,25 +82,28 @@ impl UploadService<'_> {
 impl Storage {
     /// Aborts an upload of a job that has ended, and looks whether it is gone: a part that was on its way may
     /// arrive late, and counts as a failure then, to be tried again. One call each, outside of circuits, over
-    /// the client of cleanup; `calls` is raised for each request that is sent. One that is denied is asked for again as
-    /// by somebody who pays for it: the job may have.
+    /// the client of cleanup; `calls` is raised for each request that is sent. `headers`: what all requests of the job
+    /// say. One that is denied is asked for again as by somebody who pays for it: of an upload that an older version
+    /// began it is not known whether its job did.
     pub async fn abort_upload(
         &self,
         (bucket, key): (&str, &str),
         upload_id: &str,
+        headers: &Headers,
         calls: &AtomicU32,
     ) -> Result<(), Failure> {
         if let Some(failure) = &self.clients.misconfigured {
             return Err(failure.clone());
         }
         let place = (bucket, key);
-        match self.try_abort(place, upload_id, calls).await {
-            Err(failure) if failure.code == "AccessDenied" => {
-                let again = self.try_abort(place, upload_id, calls);
-                saying(&PAYING, bucket, Box::pin(again)).await
-            }
-            end => end,
+        let attempt = Box::pin(self.try_abort(place, upload_id, calls));
+        let end = saying(headers, bucket, attempt).await;
+        let paying = headers.or(&PAYING);
+        if paying == *headers || !matches!(&end, Err(denied) if denied.code == "AccessDenied") {
+            return end;
         }
+        let again = Box::pin(self.try_abort(place, upload_id, calls));
+        saying(&paying, bucket, again).await
     }
 
     async fn try_abort(

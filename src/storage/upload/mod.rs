@@ -29,11 +29,12 @@ use self::{
 use super::{
     Done, Stop,
     guard::Caller,
+    said::Said,
     service::{StorageService, Stored, check_sha256},
     source::Source,
 };
 use crate::job::{
-    BegunUpload, FailureClass, JobResult, Lane, OperationName,
+    BegunUpload, FailureClass, JobResult, Lane, OperationName, SaidDigests,
     failure::Then,
     operation::{PutObject, UploadFileobj},
 };
@@ -124,21 +125,24 @@ impl UploadService<'_> {
         };
         let opened = self.0.storage.sources.open(&upload.source).await;
         let source = opened.map_err(Stop::Failed)?;
+        let by_job = Said::by_job(&upload.options).digest();
         let upload = &with_content(upload, &source);
+        let in_all = self.said(upload).digest();
+        let said = SaidDigests { by_job, in_all };
         let settings = self.0.storage.uploads.settings;
         let (part_size, budget) = (settings.part_size, settings.memory_budget);
         match source.size {
             Some(size) if size < settings.multipart_threshold && size <= budget => {
-                self.take_up(upload, None, None, earlier).await?;
+                self.take_up(upload, None, None, said, earlier).await?;
                 self.put_whole(upload, source, size).await
             }
             Some(size) => {
                 let plan = Plan::known(size, part_size, budget).map_err(Stop::Failed)?;
-                self.in_parts(upload, source, plan, earlier).await
+                self.in_parts(upload, source, plan, said, earlier).await
             }
             None => {
                 let plan = Plan::unknown(part_size, budget);
-                self.in_parts(upload, source, plan, earlier).await
+                self.in_parts(upload, source, plan, said, earlier).await
             }
         }
     }
@@ -166,6 +170,7 @@ impl UploadService<'_> {
         upload: &UploadFileobj,
         source: Source,
         plan: Plan,
+        said: SaidDigests,
         earlier: Option<(BegunUpload, Finished)>,
     ) -> Result<Stored, Stop> {
         let identity = source.identity.as_text().map(str::to_owned);
@@ -173,7 +178,7 @@ impl UploadService<'_> {
         let budget = &self.0.storage.budget;
         let mut parts = Parts::new(source, plan, budget, hashes);
         let resumed = self
-            .take_up(upload, Some(plan), identity.as_deref(), earlier)
+            .take_up(upload, Some(plan), identity.as_deref(), said, earlier)
             .await?;
         if let Some((begun, finished)) = resumed {
             parts.skip(finished);
@@ -184,7 +189,7 @@ impl UploadService<'_> {
         {
             return self.put(upload, only.bytes).await;
         }
-        let begun = self.begin(upload, &plan, identity).await?;
+        let begun = self.begin(upload, &plan, identity, said).await?;
         self.send_and_complete(upload, parts, &begun).await
     }
 

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::job::{BegunUpload, Failure, FailureClass};
+use crate::job::{BegunUpload, Failure, FailureClass, Headers, SaidDigests};
 
 /// Parts of one upload; S3 takes no more.
 pub(super) const MOST_PARTS: u32 = 10_000;
@@ -101,6 +101,7 @@ impl Plan {
         (bucket, key): (&str, &str),
         upload_id: String,
         source: Option<String>,
+        said: SaidDigests,
     ) -> BegunUpload {
         BegunUpload {
             bucket: bucket.to_owned(),
@@ -110,6 +111,8 @@ impl Plan {
             size: self.size,
             part_size: self.first,
             largest_part: self.largest,
+            said: Some(said),
+            headers: Headers::default(),
         }
     }
 
@@ -218,10 +221,15 @@ mod tests {
         assert_eq!(code(5 * TIB, 64 * MIB), "memory_budget_too_small");
     }
 
+    const SAID: SaidDigests = SaidDigests {
+        by_job: [0; 16],
+        in_all: [0; 16],
+    };
+
     #[test]
     fn what_is_written_down_is_known_again_and_no_other_plan_is() {
         let plan = Plan::known(100 * MIB, 8 * MIB, 64 * MIB).unwrap();
-        let begun = plan.begun(("b", "k"), "u".to_owned(), None);
+        let begun = plan.begun(("b", "k"), "u".to_owned(), None, SAID);
         assert!(plan.is_of(&begun));
         for other in [
             Plan::known(100 * MIB + 1, 8 * MIB, 64 * MIB).unwrap(),

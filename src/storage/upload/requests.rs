@@ -42,8 +42,13 @@ impl UploadService<'_> {
                 .checksum_algorithm(ChecksumAlgorithm::Crc32)
                 .checksum_type(ChecksumType::FullObject);
         }
-        let said = Said::of(&upload.options, &self.0.storage.clients.put_defaults);
-        said.by(self.0.job).on(request.customize()).send()
+        let said = self.said(upload).by(self.0.job);
+        said.on(request.customize()).send()
+    }
+
+    /// Of the object.
+    pub(super) fn said(&self, upload: &UploadFileobj) -> Said {
+        Said::of(&upload.options, &self.0.storage.clients.put_defaults)
     }
 
     pub(super) fn part_request(

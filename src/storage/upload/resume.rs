@@ -1,19 +1,21 @@
 //! Going on with what an earlier run began: S3's own list says which parts it has.
 //!
 //! An upload that S3 does not know any more was completed if the object names this job: then the job is done, whatever
-//! has become of its source. Only an upload of the same bytes, cut the same way, is gone on with; any other is aborted. A part that is
-//! not as long as the plan says is sent again (`Parts::skip`).
+//! has become of its source. Only an upload of the same bytes, cut the same way, of an object of which the same is said,
+//! is gone on with; any other is aborted. A part that is not as long as the plan says is sent again (`Parts::skip`).
 
 use std::collections::BTreeMap;
 
 use super::{UploadService, parts::Sent, plan::Plan, requests::from_base64, transfer::GONE};
 use crate::{
     job::{
-        BegunUpload, CallName, FailureClass, OperationName, UploadNote, operation::UploadFileobj,
+        BegunUpload, CallName, FailureClass, OperationName, SaidDigests, UploadNote,
+        operation::{PutOptions, UploadFileobj},
     },
     storage::{
         Stop,
         answer::{UNREADABLE, called},
+        said::Said,
         service::{StorageService, Stored, unsigned},
     },
 };
@@ -41,7 +43,7 @@ impl UploadService<'_> {
             return Ok(Earlier::Unfinished(begun, finished));
         }
         if is_of_place(&begun, upload)
-            && let Some(stored) = self.completed_before(&begun).await?
+            && let Some(stored) = self.completed_before(&begun, &upload.options).await?
         {
             return Ok(Earlier::Completed(stored));
         }
@@ -64,13 +66,15 @@ impl UploadService<'_> {
         }
     }
 
-    /// Gives back the upload to go on with; one of other bytes, of another cut or of another place is aborted.
+    /// Gives back the upload to go on with; one of other bytes, of another cut, of another place or of an object of
+    /// which something else was said is aborted.
     /// Without a `plan` none is gone on with.
     pub(super) async fn take_up(
         &self,
         upload: &UploadFileobj,
         plan: Option<Plan>,
         identity: Option<&str>,
+        said: SaidDigests,
         earlier: Option<(BegunUpload, Finished)>,
     ) -> Result<Option<(BegunUpload, Finished)>, Stop> {
         let Some((begun, finished)) = earlier else {
@@ -79,12 +83,13 @@ impl UploadService<'_> {
         let is_same = plan.is_some_and(|plan| plan.is_of(&begun))
             && identity.is_some()
             && begun.source.as_deref() == identity
-            && is_of_place(&begun, upload);
+            && is_of_place(&begun, upload)
+            && said_of(&begun).in_all == said.in_all;
         if is_same {
             return Ok(Some((begun, finished)));
         }
         let operation = OperationName::UploadFileobj.as_str();
-        tracing::info!(job = %self.0.job, lane = "upload", operation, bucket = upload.bucket, "the source or the part size has changed: the upload begins anew");
+        tracing::info!(job = %self.0.job, lane = "upload", operation, bucket = upload.bucket, "the source, the part size or the options of the object have changed: the upload begins anew");
         self.abandon(&begun).await?;
         Ok(None)
     }
@@ -140,11 +145,16 @@ impl UploadService<'_> {
         }
     }
 
-    /// The object, if an earlier run completed the upload and could not say so.
+    /// The object, if an earlier run completed the upload and could not say so. Not one of which the job said something
+    /// else then; what the worker's settings said does not matter: the object was there before they changed.
     pub(in crate::storage) async fn completed_before(
         &self,
         begun: &BegunUpload,
+        options: &PutOptions,
     ) -> Result<Option<Stored>, Stop> {
+        if said_of(begun).by_job != Said::by_job(options).digest() {
+            return Ok(None);
+        }
         let service = &StorageService(self.0);
         let look = self
             .0
@@ -170,6 +180,18 @@ impl UploadService<'_> {
     pub(super) async fn forget(&self, begun: &BegunUpload) -> Result<(), Stop> {
         self.note(UploadNote::Gone(begun.upload_id.clone())).await
     }
+}
+
+/// What was said of the object when its upload began. A version that did not keep it may have said less than the job
+/// asked for, or something else: nobody goes on with that, unless nothing is to be said.
+fn said_of(begun: &BegunUpload) -> SaidDigests {
+    begun.said.unwrap_or_else(|| {
+        let nothing = Said::default().digest();
+        SaidDigests {
+            by_job: nothing,
+            in_all: nothing,
+        }
+    })
 }
 
 fn is_of_place(begun: &BegunUpload, upload: &UploadFileobj) -> bool {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     job::{
-        BegunUpload, CallName, Failure, FailureClass, OperationName, UploadNote,
+        BegunUpload, CallName, Failure, FailureClass, OperationName, SaidDigests, UploadNote,
         operation::UploadFileobj,
     },
     storage::{
@@ -37,6 +37,7 @@ impl UploadService<'_> {
         upload: &UploadFileobj,
         plan: &Plan,
         source: Option<String>,
+        said: SaidDigests,
     ) -> Result<BegunUpload, Stop> {
         let name = CallName::CreateMultipartUpload;
         let work = self.0.guarded(name, |attempt| async move {
@@ -46,7 +47,11 @@ impl UploadService<'_> {
                 .ok_or_else(|| attempt.heard().unproven("upload id"))
         });
         let upload_id = self.0.counted(name, &upload.bucket, work).await?;
-        let begun = plan.begun((&upload.bucket, &upload.key), upload_id, source);
+        let place = (upload.bucket.as_str(), upload.key.as_str());
+        let begun = BegunUpload {
+            headers: self.0.headers.clone(),
+            ..plan.begun(place, upload_id, source, said)
+        };
         self.record(&begun).await?;
         Ok(begun)
     }

@@ -231,7 +231,7 @@ async fn a_fleet_may_migrate_at_once() {
     let Some(database) = Database::new().await else {
         return;
     };
-    let all = ["0001_jobs", "0002_uploads", "0003_requests"];
+    let all = ["0001_jobs", "0002_uploads", "0003_requests", "0004_said"];
     assert_eq!(pending(&database.url).await.unwrap(), all);
     let error = PostgresLedger::open(&database.url, owner("a"), LEASE)
         .await

@@ -1,6 +1,10 @@
 //! The run after one that was stopped.
 
 use super::*;
+use crate::job::{
+    BegunUpload,
+    options::{ENCRYPTION, LEGAL_HOLD},
+};
 
 /// Runs once and stops after the beginning, as a worker does that is killed.
 async fn begun(file: &File) -> Memory {
@@ -175,4 +179,135 @@ async fn an_upload_that_nobody_completed_is_buried_when_its_source_is_gone() {
         assert_eq!(asked(&stage), expected);
         assert_eq!(memory.notes(), notes);
     }
+}
+
+/// Two parts that begin with a list of what is there, and go up anew.
+fn anew(first: Answer, size: u64) -> Vec<Answer> {
+    vec![
+        first,
+        aborted(),
+        created(),
+        part("\"p1\""),
+        part("\"p2\""),
+        completed(),
+        object(size),
+    ]
+}
+
+const ANEW: [&str; 7] = [
+    "list", "abort", "create", "part 1", "part 2", "complete", "head",
+];
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_begun_before_the_operators_defaults_changed_is_begun_anew_with_them() {
+    let file = File::new(2 * PART);
+    let memory = begun(&file).await;
+    let mut settings = settings();
+    settings.put_defaults = Headers::default().with(ENCRYPTION, "aws:kms");
+    let answers = anew(listed(&[(1, PART)], None), 2 * PART);
+    let stage = Stage::with(answers, &settings, &shared(keys()));
+    let end = run_with(&stage, file.upload(), &memory).await;
+    assert_eq!(size_of(&end), Some(2 * PART), "{end:?}");
+    assert_eq!(asked(&stage), ANEW);
+    assert_eq!(stage.seen()[2].headers[ENCRYPTION], "aws:kms");
+    assert_eq!(memory.notes(), ["doomed", "gone", "begun", "completed"]);
+}
+
+fn locked() -> PutOptions {
+    PutOptions {
+        headers: Headers::default().with(LEGAL_HOLD, true),
+        ..PutOptions::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_said_less_than_the_job_says_now_is_begun_anew() {
+    let file = File::new(2 * PART);
+    let memory = begun(&file).await;
+    let stage = Stage::new(anew(listed(&[(1, PART)], None), 2 * PART));
+    let end = run_with(&stage, file.upload_with(locked()), &memory).await;
+    assert_eq!(size_of(&end), Some(2 * PART), "{end:?}");
+    assert_eq!(asked(&stage), ANEW);
+    assert_eq!(stage.seen()[2].headers[LEGAL_HOLD], "ON");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_said_less_than_the_job_says_now_is_not_what_the_job_asks_for() {
+    let file = File::new(PART);
+    let memory = begun(&file).await;
+    let stage = Stage::new([gone(), created(), part("\"p1\""), completed(), object(PART)]);
+    let end = run_with(&stage, file.upload_with(locked()), &memory).await;
+    assert_eq!(size_of(&end), Some(PART), "{end:?}");
+    assert_eq!(
+        asked(&stage),
+        ["list", "create", "part 1", "complete", "head"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_completed_before_the_operators_defaults_changed_is_done() {
+    let file = File::new(PART);
+    let memory = begun(&file).await;
+    let mut settings = settings();
+    settings.put_defaults = Headers::default().with(ENCRYPTION, "aws:kms");
+    let stage = Stage::with([gone(), object(PART)], &settings, &shared(keys()));
+    let end = run_with(&stage, file.upload(), &memory).await;
+    assert_eq!(size_of(&end), Some(PART), "{end:?}");
+    assert_eq!(asked(&stage), ["list", "head"]);
+}
+
+/// The same as an older version has it on record, which did not keep what was said.
+async fn begun_by_an_older_version(file: &File) -> Memory {
+    let begun = begun(file).await.begun();
+    Memory::of(BegunUpload {
+        said: None,
+        ..begun
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_of_an_older_version_is_gone_on_with_only_if_the_job_says_nothing_of_the_object()
+{
+    let file = File::new(2 * PART);
+    let memory = begun_by_an_older_version(&file).await;
+    let stage = Stage::new([
+        listed(&[(1, PART)], None),
+        part("\"p2\""),
+        completed(),
+        object(2 * PART),
+    ]);
+    let end = run_with(&stage, file.upload(), &memory).await;
+    assert_eq!(size_of(&end), Some(2 * PART), "{end:?}");
+    assert_eq!(asked(&stage), ["list", "part 2", "complete", "head"]);
+
+    let memory = begun_by_an_older_version(&file).await;
+    let stage = Stage::new(anew(listed(&[(1, PART)], None), 2 * PART));
+    let end = run_with(&stage, file.upload_with(locked()), &memory).await;
+    assert_eq!(size_of(&end), Some(2 * PART), "{end:?}");
+    assert_eq!(asked(&stage), ANEW);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_of_which_the_same_is_said_is_gone_on_with_whoever_says_it() {
+    let file = File::new(2 * PART);
+    let said = PutOptions {
+        headers: Headers::default().with(ENCRYPTION, "aws:kms"),
+        ..PutOptions::default()
+    };
+    let first = Stage::new([created(), Answer::error(400, "ExpiredToken")]);
+    let memory = Memory::default();
+    drop(run_with(&first, file.upload_with(said), &memory).await);
+    let memory = Memory::of(memory.begun());
+    let mut settings = settings();
+    settings.put_defaults = Headers::default().with(ENCRYPTION, "aws:kms");
+    let answers = [
+        listed(&[(1, PART)], None),
+        part("\"p2\""),
+        completed(),
+        object(2 * PART),
+    ];
+    let stage = Stage::with(answers, &settings, &shared(keys()));
+    let end = run_with(&stage, file.upload(), &memory).await;
+    assert_eq!(size_of(&end), Some(2 * PART), "{end:?}");
+    assert_eq!(asked(&stage), ["list", "part 2", "complete", "head"]);
 }
