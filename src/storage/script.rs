@@ -49,6 +49,8 @@ pub(crate) enum Answer {
     Reply(u16, Vec<(&'static str, String)>, String),
     /// A 200 whose body sends these chunks and then never another byte.
     Stalls(Vec<&'static str>),
+    /// A 200 whose body never ends: a byte a second.
+    Trickles,
     /// The connection is reset.
     Reset,
     /// No connection comes about in time.
@@ -171,6 +173,15 @@ impl HttpConnector for Connector {
                         Ok::<_, std::io::Error>(http_body::Frame::data(Bytes::from(chunk)))
                     });
                     let frames = stream::iter(chunks).chain(stream::pending());
+                    let body = SdkBody::from_body_1_x(StreamBody::new(frames));
+                    Ok(response(200, &[], body))
+                }
+                Answer::Trickles => {
+                    let frames = stream::unfold((), |()| async {
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                        let byte = http_body::Frame::data(Bytes::from_static(b" "));
+                        Some((Ok::<_, std::io::Error>(byte), ()))
+                    });
                     let body = SdkBody::from_body_1_x(StreamBody::new(frames));
                     Ok(response(200, &[], body))
                 }

@@ -3,7 +3,10 @@
 //!
 //! Only uploads that are on record are touched: what else is under way in a bucket is somebody's.
 
-use std::sync::{Arc, LazyLock, atomic::AtomicU32};
+use std::{
+    sync::{Arc, LazyLock, atomic::AtomicU32},
+    time::Duration,
+};
 
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use tokio::time::Instant;
@@ -25,6 +28,9 @@ use crate::{
 /// What a request says for which its sender pays.
 static PAYING: LazyLock<Headers> =
     LazyLock::new(|| Headers::default().with("x-amz-request-payer", "requester"));
+
+/// How much longer than the time without a byte a call of a sweep may take: one that trickles must not hold the others up.
+const MOST: Duration = Duration::from_secs(60);
 
 impl UploadService<'_> {
     /// Puts an upload on record before its first part is sent. One that can't be is aborted, best effort and
@@ -155,8 +161,15 @@ impl Storage {
     {
         let began = Instant::now();
         let heard = Arc::new(Heard::default());
-        let end = Door::counting(calls, heard.listen(Box::pin(send))).await;
-        let end = end.map_err(error::failure);
+        let call = Door::counting(calls, heard.listen(Box::pin(send)));
+        let most = self.clients.attempt_timeout + MOST;
+        let end = match tokio::time::timeout(most, call).await {
+            Ok(end) => end.map_err(error::failure),
+            Err(_) => {
+                let message = format!("the answer was not whole after {most:.0?}");
+                Err(called(FailureClass::TimedOut, "attempt_timeout", message))
+            }
+        };
         let end = end.and_then(|answer| heard.prove(answer, true));
         let (class, result) = match &end {
             Ok(_) => (None, OperationResult::Success),

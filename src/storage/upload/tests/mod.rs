@@ -9,6 +9,7 @@ use tokio::time::Instant;
 mod completion;
 mod memory;
 mod resume;
+mod sweep;
 
 pub(in crate::storage) use memory::Memory;
 
