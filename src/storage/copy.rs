@@ -145,8 +145,8 @@ impl CopyService<'_> {
                 .config_override(self.patience(found.size));
             let request = said.clone().on(request);
             async move {
-                let copied = attempt.request(name, request.send()).await;
-                let copied = copied.map_err(of_source)?;
+                let copied = self.0.create(&attempt, name, &copy.options, request.send());
+                let copied = copied.await.map_err(of_source)?;
                 let result = copied.copy_object_result;
                 Ok((result.and_then(|result| result.e_tag), copied.version_id))
             }
@@ -224,8 +224,9 @@ impl CopyService<'_> {
         let work = self.0.guarded(name, |attempt| {
             let create = said.clone().on(create.clone().customize());
             async move {
-                let created = attempt.request(name, create.send()).await?;
+                let created = self.0.create(&attempt, name, &copy.options, create.send());
                 created
+                    .await?
                     .upload_id
                     .ok_or_else(|| attempt.heard().unproven("upload id"))
             }

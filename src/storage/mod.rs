@@ -16,6 +16,7 @@ mod cleanup;
 mod client;
 mod codes;
 mod copy;
+mod defaults;
 mod destination;
 mod door;
 mod download;

@@ -51,7 +51,7 @@ impl StorageService<'_> {
         let work = self.0.guarded(name, |attempt| async move {
             let md5 = md5.clone();
             let request = self.put_request(put, md5.clone(), None);
-            let end = attempt.request(name, request).await;
+            let end = self.0.create(&attempt, name, &put.options, request).await;
             let (etag, version_id) = match end {
                 Ok(stored) => (stored.e_tag, stored.version_id),
                 Err(failure) if put.options.if_none_match && failure.code == EXISTS => {
@@ -95,7 +95,7 @@ impl StorageService<'_> {
             return Ok((head.e_tag, head.version_id));
         }
         let again = self.put_request(put, md5, head.e_tag);
-        let stored = attempt.request(name, again).await?;
+        let stored = self.0.create(attempt, name, &put.options, again).await?;
         Ok((stored.e_tag, stored.version_id))
     }
 

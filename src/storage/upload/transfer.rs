@@ -41,8 +41,10 @@ impl UploadService<'_> {
     ) -> Result<BegunUpload, Stop> {
         let name = CallName::CreateMultipartUpload;
         let work = self.0.guarded(name, |attempt| async move {
-            let created = attempt.request(name, self.create_request(upload)).await?;
+            let request = self.create_request(upload);
+            let created = self.0.create(&attempt, name, &upload.options, request);
             created
+                .await?
                 .upload_id
                 .ok_or_else(|| attempt.heard().unproven("upload id"))
         });
