@@ -462,5 +462,8 @@ fn whole(calls: f64) -> usize {
 }
 
 #[cfg(test)]
+#[path = "adaptive_calls_tests.rs"]
+mod calls_tests;
+#[cfg(test)]
 #[path = "adaptive_tests.rs"]
 mod tests;

@@ -354,5 +354,8 @@ async fn unless_outdated<T>(
 }
 
 #[cfg(test)]
+#[path = "slots_tests.rs"]
+mod slots_tests;
+#[cfg(test)]
 #[path = "guard_tests.rs"]
 mod tests;

@@ -48,7 +48,10 @@ const END: &str = "<!-- end of stores -->";
 async fn main() {
     let args = Args::parse();
     let embedded = S3Server::start().await.unwrap();
-    let key = |name| std::env::var(name).unwrap_or_else(|_| "any".to_owned());
+    let key = |name: &str| {
+        let found = std::env::vars().find(|(variable, _)| variable == name);
+        found.map_or_else(|| "any".to_owned(), |(_, key)| key)
+    };
     let (id, secret) = (key("AWS_ACCESS_KEY_ID"), key("AWS_SECRET_ACCESS_KEY"));
     let mut stores = Vec::new();
     for text in &args.stores {

@@ -83,12 +83,15 @@ fn given(row: &HeaderOption) -> (Value, String) {
     (fields, row.header_value(&value))
 }
 
+/// What a job says beside the option.
+type FieldsOf = Box<dyn Fn(&Store) -> Value>;
+
 fn of_option(row: &'static HeaderOption) -> Case {
     let of_lock = row.within == Some("object_lock");
     let bucket = if of_lock { LOCKED } else { PLAIN };
     let file = |store: &Store, name| json!({"source": {"file": store.file(name)}});
     let source = |_: &Store, key| json!({"source": {"bucket": PLAIN, "key": key}});
-    let ways: [(&'static str, &'static str, Box<dyn Fn(&Store) -> Value>); 4] = [
+    let ways: [(&'static str, &'static str, FieldsOf); 4] = [
         (
             "put",
             "put_object",

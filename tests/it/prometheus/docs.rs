@@ -177,7 +177,8 @@ fn links_between_the_pages_lead_somewhere() {
             .skip(1)
             .filter_map(|rest| rest.split(')').next())
         {
-            if !target.starts_with("https://") && !folder.join(target).exists() {
+            let file = target.split('#').next().unwrap_or_default();
+            if !target.starts_with("https://") && !folder.join(file).exists() {
                 wrong.push(format!("{}: {target}", page.name));
             }
         }
