@@ -20,8 +20,9 @@ use crate::{
 /// The time for a slice: the least between two batches, and beside them.
 const SLICE: Duration = Duration::from_millis(2);
 const SLICE_APART: Duration = Duration::from_millis(10);
-/// The time for a slice between two batches that are slow: what it waited for its turn, at most this. So it keeps up
-/// with a writer that has no pauses, and takes no more of the time than the writer.
+/// As long as every slice is full, each may take twice as long after so much time: up to what it waited for its turn, so that
+/// it takes no more of the time than a writer without pauses, and at most the other.
+const BEHIND: Duration = Duration::from_secs(3);
 const SLICE_MOST: Duration = Duration::from_millis(200);
 /// Rows in a slice: before anything is measured, at least, at most.
 const ROWS_FIRST: u32 = 50;
@@ -45,6 +46,9 @@ pub(super) struct Purger {
     turn: Arc<Mutex<()>>,
     /// What a row takes, as measured so far.
     row: Option<Duration>,
+    /// What a slice between two batches may take, and since when every one was full.
+    most: Duration,
+    full_since: Option<Instant>,
     /// When jobs that left unseen are looked for again.
     lost_at: Instant,
 }
@@ -65,6 +69,8 @@ impl Purger {
             status,
             turn,
             row: None,
+            most: SLICE,
+            full_since: None,
             lost_at: now,
         };
         purger.lost_at = now + purger.idle();
@@ -96,7 +102,7 @@ impl Purger {
             true => (None, SLICE_APART),
             false => {
                 let turn = self.turn.lock().await;
-                (Some(turn), asked.elapsed().clamp(SLICE, SLICE_MOST))
+                (Some(turn), asked.elapsed().clamp(SLICE, self.most))
             }
         };
         let rows = self.rows(time);
@@ -129,12 +135,25 @@ impl Purger {
             let row = took / u32::try_from(purged).unwrap_or(u32::MAX);
             self.row = Some(self.row.map_or(row, |before| (before * 3 + row) / 4));
         }
+        self.keep_up(is_full);
         match purged {
             // No more than half of the time, however much there is. Between batches the turns see to that.
             _ if is_full && self.ledger.purges_apart() => took.max(PAUSE),
             _ if is_full => PAUSE,
             0 => self.idle(),
             _ => SOON,
+        }
+    }
+
+    /// Longer slices when it is behind, and shorter ones when it is not: a claim waits for them.
+    fn keep_up(&mut self, is_full: bool) {
+        let now = Instant::now();
+        if !is_full {
+            self.full_since = None;
+            self.most = (self.most / 2).max(SLICE);
+        } else if now.duration_since(*self.full_since.get_or_insert(now)) >= BEHIND {
+            self.full_since = Some(now);
+            self.most = (self.most * 2).min(SLICE_MOST);
         }
     }
 
