@@ -50,7 +50,9 @@ pub(crate) async fn run(name: &str) -> Shown {
 async fn replies() -> Shown {
     const JOBS: usize = 256;
     const SIZE: usize = 8 << 20;
-    let (mut stage, wire, _) = wired(Rabbit::shared()).await;
+    let (stage, wire, _) = wired(Rabbit::shared()).await;
+    // As many at a time as the lane may have at all, from the first.
+    let mut stage = stage.set("lanes.read.adaptive", "false");
     stage.declare().await;
     let object = ("k".to_owned(), "x".repeat(SIZE));
     stage.store([object].into_iter()).await;
