@@ -20,8 +20,8 @@ use crate::{
 /// The time for a slice: the least between two batches, and beside them.
 const SLICE: Duration = Duration::from_millis(2);
 const SLICE_APART: Duration = Duration::from_millis(10);
-/// As long as every slice is full, each may take twice as long after so much time: up to what it waited for its turn, so that
-/// it takes no more of the time than a writer without pauses, and at most the other.
+/// When every slice was full for so long, the time for one doubles: to the most below, and never to more than the slice waited
+/// for its turn. So a purge keeps up with a writer that has no pauses, and takes at most half of the time.
 const BEHIND: Duration = Duration::from_secs(3);
 const SLICE_MOST: Duration = Duration::from_millis(200);
 /// Rows in a slice: before anything is measured, at least, at most.
