@@ -19,8 +19,8 @@ const OF_ENCRYPTION: [&str; 4] = ["encrypt", "kms", "server side", "server-side"
 const OF_STORAGE_CLASS: [&str; 3] = ["storageclass", "storage class", "storage-class"];
 /// How AWS names a right of KMS that is missing; else a denial is of the object's place, and names may hold any word.
 const DENIED_KEY: &str = "kms:";
-/// The code for a header that a store can't heed, mostly without its name.
-const UNHEEDED: &str = "NotImplemented";
+/// The codes for a header that a store can't heed, mostly without its name.
+const UNHEEDED: [&str; 2] = ["NotImplemented", "InvalidArgument"];
 
 /// Headers of a request that creates an object.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ impl<'a> Added<'a> {
             return !is_class && names(&[DENIED_KEY]);
         }
         match (names(&OF_ENCRYPTION), names(&OF_STORAGE_CLASS)) {
-            (false, false) => failure.code == UNHEEDED && !self.beside_own,
+            (false, false) => UNHEEDED.contains(&&*failure.code) && !self.beside_own,
             (_, class) if is_class => class,
             (encryption, _) => encryption,
         }

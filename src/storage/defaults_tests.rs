@@ -68,6 +68,8 @@ async fn a_refusal_of_the_operators_defaults_is_misrouted_and_names_the_setting(
             "A header you provided",
             class,
         ),
+        // Ceph says no more.
+        (cold(), 400, "InvalidArgument", "", class),
     ] {
         let refused = vec![refusal(status, code, message)];
         let failure = failed(&defaults, op::put(PutOptions::default()), refused).await;
@@ -90,7 +92,14 @@ async fn a_refusal_of_what_the_job_says_itself_is_its_fault() {
         (cold(), with(kms()), "NotImplemented", NO_KMS),
         (cold(), with(kms()), "KMS.NotFoundException", "no such key"),
         (cold(), with(kms()), "AccessDenied", NO_KEY),
-        (cold(), locked, "NotImplemented", "A header you provided"),
+        (
+            cold(),
+            locked.clone(),
+            "NotImplemented",
+            "A header you provided",
+        ),
+        (cold(), locked, "InvalidArgument", "odd"),
+        (NO_HEADERS.clone(), none(), "InvalidArgument", "odd"),
         (kms(), none(), "AccessDenied", "on arn:aws:s3:::encrypted"),
         (kms(), none(), "NoSuchBucket", "no such bucket"),
     ] {
