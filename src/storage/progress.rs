@@ -2,8 +2,8 @@
 //! event 18).
 //!
 //! A request that has left is given up when, for its patience, the HTTP client has taken no byte of its body and the
-//! store has sent none. What the client has taken may still lie in buffers on the way, and goes as slowly as what
-//! went before: once all of a body is taken, the answer may be waited for that much longer than the body took.
+//! store has sent none. What the client has taken may still lie in buffers on the way, which take more in large steps,
+//! and it goes as slowly as what went before. So an upload is given as much longer as its body took so far.
 //! The bodies of answers are watched in the same way, for as long as somebody waits for their next byte. It knows
 //! neither attempts nor breakers.
 
@@ -102,7 +102,7 @@ impl Progress {
         self.0.last.store(self.now(), Ordering::Relaxed);
     }
 
-    /// Until when the answer is waited for.
+    /// Until when the call may stand still.
     fn until(&self, patience: Duration) -> Instant {
         let sending = Duration::from_millis(self.0.sent.load(Ordering::Relaxed));
         self.last() + patience + sending

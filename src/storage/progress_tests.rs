@@ -69,7 +69,7 @@ async fn a_part_of_a_large_object_does_so_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_put_that_stands_still_is_given_up_ten_seconds_after_its_last_byte() {
+async fn a_put_that_stands_still_is_given_up() {
     let stage = Stage::over(line(Sight::Bytes).carrying(320 * KIB));
     let (end, took) = once(&stage, put(1024 * KIB)).await;
     let failure = end.unwrap_err();
