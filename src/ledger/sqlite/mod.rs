@@ -51,7 +51,6 @@ pub struct SqliteLedger {
     /// The file, for people.
     place: String,
     writer: SqlitePool,
-    purger: SqlitePool,
     readers: SqlitePool,
 }
 
@@ -92,12 +91,10 @@ impl SqliteLedger {
                 .test_before_acquire(false)
         };
         // Without a lifetime: the one connection keeps its statements and its cache.
-        let single = || {
-            pool()
-                .max_connections(1)
-                .max_lifetime(None)
-                .idle_timeout(None)
-        };
+        let writer = pool()
+            .max_connections(1)
+            .max_lifetime(None)
+            .idle_timeout(None);
         let readers = pool()
             .max_connections(READERS)
             .idle_timeout(Duration::from_secs(60));
@@ -105,8 +102,7 @@ impl SqliteLedger {
             owner,
             lease,
             place: format!("the ledger {}", options.get_filename().display()),
-            writer: single().connect_lazy_with(options.clone()),
-            purger: single().connect_lazy_with(purging(options.clone())),
+            writer: writer.connect_lazy_with(options.clone()),
             readers: readers.connect_lazy_with(options.pragma("query_only", "on")),
         })
     }
@@ -164,14 +160,6 @@ fn options(url: &str) -> Result<SqliteConnectOptions, LedgerError> {
         // batch waits while it is copied: on a disk with 3,000 writes a second for more than a second.
         .pragma("wal_autocheckpoint", "4000")
         .disable_statement_logging())
-}
-
-/// A purge waits for no disk: it is on disk with the next batch, and one that a power failure undoes is done again. Nor
-/// does it copy pages to their places.
-fn purging(options: SqliteConnectOptions) -> SqliteConnectOptions {
-    options
-        .synchronous(SqliteSynchronous::Normal)
-        .pragma("wal_autocheckpoint", "0")
 }
 
 fn read_trouble(error: &dyn DatabaseError) -> Trouble {

@@ -1,4 +1,5 @@
-//! Forgetting old jobs, between two batches: a file has one writer at a time.
+//! Forgetting old jobs, between two batches: a file has one writer at a time. It is the batches' own connection:
+//! SQLite empties a connection's page cache when another one has written.
 
 use std::time::Duration;
 
@@ -26,6 +27,6 @@ pub(super) async fn purge(
     let purge = sqlx::query(sql)
         .bind(Timestamp::now().minus(retention).as_micros())
         .bind(i64::from(limit));
-    let purged = purge.execute(&ledger.purger).await?;
+    let purged = purge.execute(&ledger.writer).await?;
     Ok(purged.rows_affected())
 }

@@ -139,6 +139,28 @@ async fn every_list_is_a_range_of_the_index_that_leads_it() {
     }
 }
 
+/// The log of changes is copied while nothing but the purge writes, too.
+#[tokio::test]
+async fn a_purge_beside_which_nothing_is_written_fills_no_disk() {
+    const ROWS: i64 = 20_000;
+    let database = migrated().await.unwrap();
+    let ledger = database.open("a").await;
+    let fill = "\
+        with recursive n(i) as (select 1 union all select i + 1 from n where i < $1) \
+        insert into jobs (id, lane, operation, bucket, key, state, attempts, enqueued_at, started_at, finished_at, \
+            worker, owner, fence, parks, panics, unfinished, replay, age_from) \
+        select hex(randomblob(16)), 'upload', 'put_object', 'b', hex(randomblob(16)), 'completed', 1, i, i, i, \
+            'a', 'a', 1, 0, 0, 0, 0, i from n";
+    let fill = sqlx::query(fill).bind(ROWS);
+    fill.execute(&ledger.writer).await.unwrap();
+    let empty = sqlx::query("pragma wal_checkpoint(truncate)");
+    empty.execute(&ledger.writer).await.unwrap();
+    while ledger.purge(Duration::ZERO, 50).await.unwrap() > 0 {}
+    let log = database.directory.path().join("ledger.db-wal");
+    let size = std::fs::metadata(log).unwrap().len();
+    assert!(size < 32 << 20, "{} MiB of log", size >> 20);
+}
+
 #[tokio::test]
 async fn a_purge_reads_no_more_than_the_old_end_of_an_index() {
     let database = migrated().await.unwrap();
