@@ -25,7 +25,7 @@ use aws_smithy_runtime_api::{
         runtime_components::RuntimeComponentsBuilder,
     },
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{client::worked_on, progress::Progress};
 
@@ -62,18 +62,32 @@ impl Door {
         self.0.opened.notify_one();
     }
 
-    /// Runs `work` and counts each request when it goes out; nothing is asked of it.
-    pub(super) async fn counting<T>(calls: &AtomicU32, work: impl Future<Output = T>) -> T {
+    /// Runs `work` and counts each request when it goes out; nothing is asked of it. `None` when it has not ended `most`
+    /// after its last request went out: what it waits for before that is the limiter's and the credentials' time.
+    pub(super) async fn counting<T>(
+        calls: &AtomicU32,
+        most: Duration,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
         let door = Self::default();
         let mut work = std::pin::pin!(door.before(work));
+        let mut sent = None;
         loop {
+            let late = async {
+                match sent {
+                    Some(sent) => tokio::time::sleep_until(sent + most).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
-                end = &mut work => return end,
+                end = &mut work => return Some(end),
                 () = door.knocked() => {
                     calls.fetch_add(1, Ordering::Relaxed);
+                    sent = Some(Instant::now());
                     door.open();
                 }
+                () = late => return None,
             }
         }
     }

@@ -161,11 +161,10 @@ impl Storage {
     {
         let began = Instant::now();
         let heard = Arc::new(Heard::default());
-        let call = Door::counting(calls, heard.listen(Box::pin(send)));
         let most = self.clients.attempt_timeout + MOST;
-        let end = match tokio::time::timeout(most, call).await {
-            Ok(end) => end.map_err(error::failure),
-            Err(_) => {
+        let end = match Door::counting(calls, most, heard.listen(Box::pin(send))).await {
+            Some(end) => end.map_err(error::failure),
+            None => {
                 let message = format!("the answer was not whole after {most:.0?}");
                 Err(called(FailureClass::TimedOut, "attempt_timeout", message))
             }
