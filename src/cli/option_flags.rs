@@ -59,7 +59,7 @@ fn arg(name: &'static str, row: &'static HeaderOption) -> Arg {
     };
     let arg = Arg::new(name).long(name).value_name(value_name).help(help);
     let arg = arg.value_parser(move |text: &str| {
-        let value = value_of(row, text);
+        let value = row.value_of(text);
         match row.read(&value) {
             Ok(_) => Ok(value),
             Err(rule) => Err(format!("must be {rule}")),
@@ -72,13 +72,6 @@ fn arg(name: &'static str, row: &'static HeaderOption) -> Arg {
             .require_equals(true)
             .default_missing_value("true"),
         _ => arg,
-    }
-}
-
-fn value_of(row: &HeaderOption, text: &str) -> Value {
-    match row.kind {
-        Kind::Switch(..) => text.parse().map_or_else(|_| text.into(), Value::Bool),
-        _ => text.into(),
     }
 }
 

@@ -10,11 +10,7 @@ use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
 use super::units::{parse_duration, parse_size, show_duration, show_size};
-use crate::job::{
-    Lane, OperationName,
-    options::{Kind, OPTIONS},
-    place::Origin,
-};
+use crate::job::{Lane, OperationName, options::OPTIONS, place::Origin};
 
 /// What a rule makes of a text.
 pub(super) type Ruling<T> = Result<T, String>;
@@ -105,10 +101,7 @@ pub(super) fn header_option(header: &'static str) -> impl Fn(&str) -> Ruling<Opt
         let Some(row) = row.filter(|_| !text.is_empty()) else {
             return Ok(None);
         };
-        let value = match row.kind {
-            Kind::Switch(..) => text.parse().map_or_else(|_| text.into(), Value::Bool),
-            _ => text.into(),
-        };
+        let value = row.value_of(text);
         match row.read(&value) {
             Ok(read) => Ok(read.map(|_| value)),
             Err(rule) => Err(format!("empty, or {rule}")),

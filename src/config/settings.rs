@@ -18,10 +18,7 @@ use super::{
         token, whole,
     },
 };
-use crate::job::{
-    Headers, Lane, OperationName,
-    options::{BUCKET_KEY, ENCRYPTION, ENCRYPTION_KEY, STORAGE_CLASS},
-};
+use crate::job::{Headers, Lane, OperationName, options::PUT_DEFAULTS};
 
 const INSTANT: Duration = Duration::ZERO;
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -227,14 +224,6 @@ impl S3Settings {
         }
     }
 }
-
-/// The settings of `s3.put_defaults`, and the header that each becomes.
-const PUT_DEFAULTS: [(&str, &str); 4] = [
-    ("s3.put_defaults.server_side_encryption", ENCRYPTION),
-    ("s3.put_defaults.key_id", ENCRYPTION_KEY),
-    ("s3.put_defaults.bucket_key", BUCKET_KEY),
-    ("s3.put_defaults.storage_class", STORAGE_CLASS),
-];
 
 fn put_defaults(reader: &mut Reader<'_>) -> Headers {
     let mut headers = Headers::default();

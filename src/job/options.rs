@@ -1,8 +1,9 @@
 //! What a message may say that becomes a header of S3's: one row an option.
 //!
 //! The reader and the writer of messages, the command line, storage, the settings `s3.put_defaults` and the reference
-//! page go by [`OPTIONS`], so a new option is a new row and nothing else. Metadata and tags are no rows: they
-//! are many names each. Pure.
+//! page go by [`OPTIONS`], so a new option is a new row. One of [`Scope::Content`] is a line in `storage/copy.rs`
+//! (`content_of`) too, and one with a default a line in [`PUT_DEFAULTS`]. Metadata and tags are no rows: they are many
+//! names each. Pure.
 
 use std::collections::BTreeMap;
 
@@ -86,6 +87,14 @@ pub const LEGAL_HOLD: &str = "x-amz-object-lock-legal-hold";
 /// The account that must own the bucket.
 pub const BUCKET_OWNER: &str = "x-amz-expected-bucket-owner";
 
+/// The settings of `s3.put_defaults`, and the header that each becomes.
+pub const PUT_DEFAULTS: [(&str, &str); 4] = [
+    ("s3.put_defaults.server_side_encryption", ENCRYPTION),
+    ("s3.put_defaults.key_id", ENCRYPTION_KEY),
+    ("s3.put_defaults.bucket_key", BUCKET_KEY),
+    ("s3.put_defaults.storage_class", STORAGE_CLASS),
+];
+
 /// The object that holds encryption.
 const SSE: Option<&str> = Some("server_side_encryption");
 /// The object that holds the lock.
@@ -138,6 +147,14 @@ pub static OPTIONS: [HeaderOption; 17] = {
 };
 
 impl HeaderOption {
+    /// The text of a flag or a setting, as a message would have it; [`HeaderOption::read`] is to judge it.
+    pub fn value_of(&self, text: &str) -> Value {
+        match self.kind {
+            Kind::Switch(..) => text.parse().map_or_else(|_| text.into(), Value::Bool),
+            _ => text.into(),
+        }
+    }
+
     /// As messages and errors name it.
     pub fn path(&self) -> String {
         match self.within {

@@ -10,7 +10,7 @@ use super::{attempt::Attempt, error, guard::Caller, proof::Proof};
 use crate::job::{
     CallName, Failure, FailureClass, Headers,
     operation::PutOptions,
-    options::{HeaderOption, STORAGE_CLASS, Scope},
+    options::{HeaderOption, PUT_DEFAULTS, STORAGE_CLASS, Scope},
 };
 
 /// How stores speak of encryption, in codes and sentences, in lower case.
@@ -105,12 +105,11 @@ impl<'a> Added<'a> {
 }
 
 /// The setting that holds an option.
-fn setting(row: &HeaderOption) -> String {
-    let name = match row.within {
-        Some(within) if row.field == "type" => within,
-        _ => row.field,
-    };
-    format!("s3.put_defaults.{name}")
+fn setting(row: &HeaderOption) -> &'static str {
+    let named = PUT_DEFAULTS
+        .iter()
+        .find(|(_, header)| *header == row.header);
+    named.map_or(row.field, |(setting, _)| setting)
 }
 
 #[cfg(test)]
