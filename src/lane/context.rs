@@ -137,7 +137,7 @@ pub struct LaneContext {
     pub(super) draining: CancellationToken,
     pub(super) abort: CancellationToken,
     pub(super) worker: Arc<str>,
-    /// S3 calls at a time; a waiting job holds none.
+    /// S3 calls at a time; a waiting job holds none, but after a time-out.
     pub(super) slots: Arc<Slots>,
     /// Jobs started at a time.
     pub(super) admission: Arc<Semaphore>,

@@ -5,7 +5,7 @@
 //!   verdict, after the last.
 //! * A wait between attempts ends at once when the breaker opens: the operation is refused, no verdict. It ends at
 //!   once when a drain begins, too.
-//! * A waiting operation holds no slot. A probe makes one attempt.
+//! * A waiting operation holds no slot, but after a time-out (`has_timed_out`). A probe makes one attempt.
 //! * An operation that has failed waits for the SDK's rate limiter no longer than for itself.
 //! * Dropped at any await, it gives slot and permit back and says nothing.
 //!

@@ -230,7 +230,7 @@ pub struct CallContext {
     pub breaker: Option<Arc<CircuitBreaker>>,
     /// A reserved probe, which the job's first guarded operation takes. Nothing awaits under the lock.
     pub probe: Mutex<Option<Permit>>,
-    /// The lane's S3 calls at a time; a waiting job holds none.
+    /// The lane's S3 calls at a time; a waiting job holds none, but after a time-out.
     pub slots: Arc<Slots>,
     /// Attempts and waits of one guarded operation.
     pub retry: RetryPolicy,

@@ -2,7 +2,7 @@
 //!
 //! A reader that stalls (a pipe that nobody reads, a full log driver) blocks that thread and nobody else. Lines
 //! wait in memory up to a limit; what comes after that is dropped and counted, and the log says how many lines
-//! are missing when it flows again. What a process says last is waited for, not for ever.
+//! are missing when it flows again, unless its level leaves warnings out. What a process says last is waited for, not for ever.
 
 use std::{
     fmt,
